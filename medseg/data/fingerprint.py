@@ -1,0 +1,182 @@
+"""The facts of a dataset that a plan is made from: sizes, spacings, intensities, classes, left-right asymmetry."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data.dataset import Case, SegmentationDataset
+from medseg.data.laterality import left_right_axis, side_offsets
+from medseg.data.parallel import choose_workers, map_cases
+from medseg.data.read_case import read_case_labels
+from medseg.errors import BadDataset, MedsegError
+from medseg.io import read_channels, read_json, to_canonical, write_json
+
+SAMPLES_PER_CASE = 10_000
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """One case in canonical orientation (RAS+); voxels and mm."""
+
+    id: str
+    shape: tuple[int, ...]
+    cropped_shape: tuple[int, ...]  # after a crop to the voxels that are not zero in every channel
+    spacing: tuple[float, ...]
+    minimum: tuple[float, ...]  # per channel, over the whole image
+    maximum: tuple[float, ...]
+    zero_fraction: tuple[float, ...]  # per channel: share of voxels that are exactly 0
+    integers: tuple[bool, ...]  # per channel: only whole numbers
+    voxels: dict[int, int]  # label value -> voxels; only labels that occur
+    offsets: dict[int, float]  # label value -> laterality.side_offsets
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Facts of all cases; ``intensities`` pools foreground samples of all cases, one dict per channel."""
+
+    dataset: str
+    spatial_dims: int
+    channel_names: tuple[str, ...]
+    labels: dict[str, int]
+    ignore_label: int | None
+    cases: tuple[CaseFacts, ...]
+    intensities: tuple[dict[str, float], ...]  # mean, std, percentile_00_5, percentile_99_5, min, max
+
+    @property
+    def class_frequencies(self) -> dict[int, float]:
+        """Label value -> share of all voxels."""
+        total = sum(int(np.prod(case.shape)) for case in self.cases)
+        values = sorted(set(self.labels.values()))
+        return {value: sum(case.voxels.get(value, 0) for case in self.cases) / total for value in values}
+
+    def save(self, path: str | Path) -> None:
+        """Write the facts as JSON, atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fingerprint:
+        """Read what ``save`` wrote; `UnreadableFile` if it is damaged."""
+        facts = read_json(path)
+        cases = tuple(_case_from_dict(case) for case in facts.pop("cases"))
+        channels, intensities = tuple(facts.pop("channel_names")), tuple(facts.pop("intensities"))
+        return cls(**facts, channel_names=channels, intensities=intensities, cases=cases)
+
+
+def make_fingerprint(
+    dataset: SegmentationDataset,
+    case_ids: Sequence[str] | None = None,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Fingerprint:
+    """Read the training cases once and collect their facts.
+
+    Args:
+        dataset: what to look at.
+        case_ids: only these cases, e.g. the training part of a fold; default all.
+        workers: processes; default chosen from the amount of data, cores and memory.
+        progress: show a progress bar.
+
+    Raises:
+        InputRefused: a case cannot be used; the first one is named.
+        BadDataset: there is no case.
+    """
+    cases = [dataset.case(id_) for id_ in case_ids] if case_ids is not None else list(dataset.training)
+    if not cases:
+        raise BadDataset("there is no training case", path=dataset.root, fix="see medseg check")
+    measure = partial(_measure, labels=dataset.labels, ignore_label=dataset.ignore_label)
+    found: dict[str, tuple[CaseFacts, np.ndarray]] = {}
+    count = choose_workers(workers, cases)
+    for case, result in map_cases(measure, cases, workers=count, title="fingerprint", progress=progress):
+        if isinstance(result, MedsegError):
+            raise result
+        found[case.id] = result
+    ordered = [found[id_] for id_ in sorted(found)]  # results arrive in any order; the facts must not depend on it
+    return Fingerprint(
+        dataset=dataset.name,
+        spatial_dims=dataset.spatial_dims,
+        channel_names=tuple(dataset.channel_names),
+        labels=dict(dataset.labels),
+        ignore_label=dataset.ignore_label,
+        cases=tuple(facts for facts, _ in ordered),
+        intensities=_pool([samples for _, samples in ordered]),
+    )
+
+
+def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """The smallest box, as (start, stop) per spatial axis, that holds every voxel of (C, *S) that is not 0.
+
+    An image of zeros alone keeps its whole extent.
+    """
+    mask = (array != 0).any(axis=0)
+    box = []
+    for axis in range(mask.ndim):
+        hits = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
+        box.append((int(hits[0]), int(hits[-1]) + 1) if hits.size else (0, mask.shape[axis]))
+    return tuple(box)
+
+
+def _measure(case: Case, *, labels: Mapping[str, int], ignore_label: int | None) -> tuple[CaseFacts, np.ndarray]:
+    """Facts of one case, and (C, n) intensities sampled from its foreground."""
+    volume = read_channels(case.images, case=case.id)
+    known = {0, *labels.values()} | ({ignore_label} if ignore_label is not None else set())
+    mask = to_canonical(read_case_labels(case, volume.geometry, known).array, volume.geometry)[0]
+    image = volume.canonical()
+    values = [value for value in labels.values() if value not in (0, ignore_label)]
+    axes = tuple(range(1, image.array.ndim))
+    return CaseFacts(
+        id=case.id,
+        shape=image.spatial_shape,
+        cropped_shape=tuple(stop - start for start, stop in nonzero_box(image.array)),
+        spacing=tuple(float(mm) for mm in image.spacing),
+        minimum=tuple(float(x) for x in image.array.min(axis=axes)),
+        maximum=tuple(float(x) for x in image.array.max(axis=axes)),
+        zero_fraction=tuple(float(x) for x in (image.array == 0).mean(axis=axes)),
+        integers=tuple(bool((channel == np.round(channel)).all()) for channel in image.array),
+        voxels=_count(mask),
+        offsets=side_offsets(image.array[0], mask, values, left_right_axis(image.ndim)),
+    ), _sample(image.array, np.isin(mask, values), case.id)
+
+
+def _count(mask: np.ndarray) -> dict[int, int]:
+    values, counts = np.unique(mask, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _sample(array: np.ndarray, foreground: np.ndarray, case_id: str) -> np.ndarray:
+    """(C, n) intensities at random foreground voxels; the same ones in every run."""
+    positions = np.flatnonzero(foreground)
+    if positions.size > SAMPLES_PER_CASE:
+        positions = np.random.default_rng(zlib.crc32(case_id.encode())).choice(positions, SAMPLES_PER_CASE)
+    return array.reshape(len(array), -1)[:, positions]
+
+
+def _pool(samples: Sequence[np.ndarray]) -> tuple[dict[str, float], ...]:
+    pooled = np.concatenate(samples, axis=1).astype(np.float64)
+    if pooled.shape[1] == 0:
+        raise BadDataset("no case has a single foreground voxel", fix="check the label files: see medseg check")
+    low, high = np.percentile(pooled, (0.5, 99.5), axis=1)
+    statistics = {
+        "mean": pooled.mean(axis=1),
+        "std": pooled.std(axis=1),
+        "percentile_00_5": low,
+        "percentile_99_5": high,
+        "min": pooled.min(axis=1),
+        "max": pooled.max(axis=1),
+    }
+    return tuple({name: float(values[c]) for name, values in statistics.items()} for c in range(len(pooled)))
+
+
+def _case_from_dict(facts: dict[str, Any]) -> CaseFacts:
+    """JSON has lists and string keys where a case has tuples and label values."""
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    for name in ("voxels", "offsets"):
+        plain[name] = {int(value): fact for value, fact in plain[name].items()}
+    return CaseFacts(**plain)

@@ -1,0 +1,187 @@
+"""The plan: what is done to a dataset and how large the network may be, each choice with its reason, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data import plan_rules as rules
+from medseg.data.fingerprint import Fingerprint
+from medseg.data.laterality import decide_mirroring
+from medseg.data.plan_choices import (
+    check_axes,
+    choose_crop,
+    choose_network,
+    choose_normalization,
+    places,
+    training_ranges,
+)
+from medseg.errors import UnreadableFile, UsageError, nearest
+from medseg.io import read_json, write_json
+
+SCHEMES = ("zscore", "ct", "percentile", "none")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Axes are those of the canonical (RAS+) array; spacing in mm, sizes in voxels.
+
+    Attributes:
+        strides: per stage and axis; the first stage has 1 everywhere.
+        normalization: per channel, ``{"scheme": "zscore", "nonzero": bool}``, ``{"scheme": "ct", "lower", "upper",
+            "mean", "std"}``, ``{"scheme": "percentile", "lower": 0.5, "upper": 99.5}`` or ``{"scheme": "none"}``.
+        crop_nonzero: crop to the box of voxels that are not 0 before anything else.
+        mirror_axes: spatial axes that may be mirrored, in training and in test-time augmentation.
+        mirror_swaps: axis, as a string -> pairs of label values that change places when it is mirrored.
+        ranges: spacing, shape and intensity ranges of the training cases, for an input guard.
+        reasons: name of a choice -> why.
+    """
+
+    dataset: str
+    spatial_dims: int
+    channel_names: tuple[str, ...]
+    labels: dict[str, int]
+    ignore_label: int | None
+    spacing: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    batch_size: int
+    strides: tuple[tuple[int, ...], ...]
+    normalization: tuple[dict[str, Any], ...]
+    crop_nonzero: bool
+    mirror_axes: tuple[int, ...]
+    mirror_swaps: dict[str, list[list[int]]]
+    ranges: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts, numbers and strings."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Plan:
+        """Build a plan from ``to_dict``'s answer; `UsageError` for unknown, missing or impossible settings."""
+        missing = [f.name for f in fields(cls) if f.name not in (*settings, "ranges", "reasons")]
+        if missing:
+            raise UsageError(f"the plan lacks {', '.join(missing)}", fix="make it again with medseg prepare")
+        _check_names(settings)
+        return _checked(cls(**{name: _frozen(name, value) for name, value in settings.items()}))
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read what ``save`` wrote; `UnreadableFile` for damaged JSON."""
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise UnreadableFile("a plan must be a JSON object", path=path)
+        return cls.from_dict(settings)
+
+    def override(self, **settings: Any) -> Plan:
+        """The same plan with some settings replaced; None leaves a setting as it is.
+
+        Raises:
+            UsageError: unknown name (the nearest one is told) or a value that cannot be.
+        """
+        _check_names(settings)
+        given = {name: _frozen(name, value) for name, value in settings.items() if value is not None}
+        reasons = {**self.reasons, **dict.fromkeys(given, "set by the user"), **given.pop("reasons", {})}
+        return _checked(replace(self, **given, reasons=reasons))
+
+
+def make_plan(
+    fingerprint: Fingerprint, *, memory_gib: float | None = None, device: str = "cpu", **overrides: Any
+) -> Plan:
+    """Choose every setting from the fingerprint; what depends on an overridden setting follows it.
+
+    Args:
+        fingerprint: facts of the training cases.
+        memory_gib: memory that training may use; default 8 on a GPU and no limit beside time on a CPU.
+        device: "cpu" or the name of an accelerator.
+        overrides: fields of `Plan` that the user sets; None means not set.
+
+    Raises:
+        UsageError: as `Plan.override`.
+    """
+    _check_names(overrides)
+    given = {name: _frozen(name, value) for name, value in overrides.items() if value is not None}
+    cases = fingerprint.cases
+    crop, crop_reason = choose_crop(fingerprint)
+    crop = given.get("crop_nonzero", crop)
+    shapes = np.array([case.cropped_shape if crop else case.shape for case in cases])
+    spacings = np.array([case.spacing for case in cases])
+    spacing, spacing_reason = rules.target_spacing(spacings, shapes)
+    spacing = check_axes(given.get("spacing", spacing), fingerprint.spatial_dims, "spacing")
+    resampled = [rules.resampled_shape(n, mm, spacing) for n, mm in zip(shapes, spacings, strict=True)]
+    network, network_reasons = choose_network(np.median(resampled, axis=0), spacing, memory_gib, device, given)
+    normalization, normalization_reason = choose_normalization(fingerprint)
+    mirroring = decide_mirroring(fingerprint.labels, *places(fingerprint), fingerprint.spatial_dims)
+    plan = Plan(
+        dataset=fingerprint.dataset,
+        spatial_dims=fingerprint.spatial_dims,
+        channel_names=fingerprint.channel_names,
+        labels=fingerprint.labels,
+        ignore_label=fingerprint.ignore_label,
+        spacing=spacing,
+        normalization=normalization,
+        crop_nonzero=crop,
+        mirror_axes=mirroring.axes,
+        mirror_swaps=mirroring.swaps,
+        ranges=training_ranges(fingerprint, shapes, spacings),
+        reasons={
+            "spacing": spacing_reason,
+            "normalization": normalization_reason,
+            "crop_nonzero": crop_reason,
+            "mirror_axes": mirroring.reason,
+            **network_reasons,
+        },
+        **network,
+    )
+    return plan.override(**given)
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    known = [f.name for f in fields(Plan)]
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"the plan has no setting '{name}'", fix=nearest(name, known))
+
+
+def _checked(plan: Plan) -> Plan:
+    """Refuse settings that cannot work together, before any data is touched."""
+    for name in ("spacing", "patch_size"):
+        check_axes(getattr(plan, name), plan.spatial_dims, name)
+    for stage in plan.strides:
+        check_axes(stage, plan.spatial_dims, "strides")
+    steps = rules.total_stride(plan.strides)
+    if any(n % step for n, step in zip(plan.patch_size, steps, strict=True)):
+        fix = f"make it divisible by {list(steps)} or set plan.strides too"
+        raise UsageError(f"plan.patch_size {list(plan.patch_size)} does not fit the strides", fix=fix)
+    if len(plan.normalization) != len(plan.channel_names):
+        raise UsageError(f"plan.normalization needs one scheme per channel ({len(plan.channel_names)})")
+    for scheme in plan.normalization:
+        if scheme.get("scheme") not in SCHEMES:
+            raise UsageError(f"unknown normalization {scheme}", fix=nearest(str(scheme.get("scheme")), SCHEMES))
+    if plan.batch_size < 1 or not set(plan.mirror_axes) <= set(range(plan.spatial_dims)):
+        raise UsageError("plan.batch_size must be >= 1 and plan.mirror_axes must name spatial axes")
+    return plan
+
+
+def _frozen(name: str, value: Any) -> Any:
+    """Lists of JSON and of configs become the tuples of the dataclass."""
+    if name == "strides":
+        return tuple(tuple(int(step) for step in stage) for stage in value)
+    if name in ("channel_names", "spacing", "patch_size", "normalization", "mirror_axes"):
+        return tuple(value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

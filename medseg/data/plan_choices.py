@@ -1,0 +1,76 @@
+"""Choices of a plan made from a fingerprint, with reasons; the rules themselves are in ``plan_rules``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medseg.data import plan_rules as rules
+from medseg.data.fingerprint import Fingerprint
+from medseg.errors import UsageError
+
+
+def choose_network(
+    median_shape: np.ndarray, spacing: Sequence[float], memory_gib: float | None, device: str, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Patch, strides and batch: each follows from the ones before it, chosen or set by the user."""
+    patch_budget, batch_budget, budget_reason = rules.voxel_budget(len(spacing), device, memory_gib)
+    patch, patch_reason = rules.fit_patch(median_shape, spacing, patch_budget)
+    patch = check_axes(given.get("patch_size", patch), len(spacing), "patch_size")
+    strides, strides_reason = rules.choose_strides(patch, spacing)
+    strides = given.get("strides", strides)
+    if "patch_size" not in given:
+        patch = rules.round_patch(patch, median_shape, strides)
+    batch, batch_reason = rules.choose_batch(patch, batch_budget)
+    shape = "x".join(f"{n:g}" for n in median_shape)
+    patch_reason = f"median shape {shape}, {budget_reason}: {patch_reason}; rounded to multiples of the strides"
+    reasons = {"patch_size": patch_reason, "strides": strides_reason, "batch_size": batch_reason}
+    return {"patch_size": patch, "strides": strides, "batch_size": batch}, reasons
+
+
+def choose_crop(fingerprint: Fingerprint) -> tuple[bool, str]:
+    kept = float(np.median([np.prod(case.cropped_shape) / np.prod(case.shape) for case in fingerprint.cases]))
+    return kept < rules.CROP_GAIN, f"the box of non-zero voxels holds {kept:.0%} of the median image"
+
+
+def choose_normalization(fingerprint: Fingerprint) -> tuple[tuple[dict[str, Any], ...], str]:
+    schemes, reasons = [], []
+    for channel, name in enumerate(fingerprint.channel_names):
+        scheme, reason = rules.choose_normalization(
+            name,
+            fingerprint.intensities[channel],
+            [case.minimum[channel] for case in fingerprint.cases],
+            all(case.integers[channel] for case in fingerprint.cases),
+            float(np.median([case.zero_fraction[channel] for case in fingerprint.cases])),
+        )
+        schemes.append(scheme)
+        reasons.append(f"{name}: {reason}")
+    return tuple(schemes), "; ".join(reasons)
+
+
+def places(fingerprint: Fingerprint) -> tuple[dict[int, list[float]], dict[int, float]]:
+    """Per label value: side offsets of the cases that have it, and its median number of voxels there."""
+    values = [value for value in fingerprint.labels.values() if value != 0]
+    offsets = {v: [case.offsets[v] for case in fingerprint.cases if v in case.offsets] for v in values}
+    voxels = {v: [case.voxels[v] for case in fingerprint.cases if v in case.voxels] for v in values}
+    return offsets, {v: float(np.median(counts)) for v, counts in voxels.items() if counts}
+
+
+def training_ranges(fingerprint: Fingerprint, shapes: np.ndarray, spacings: np.ndarray) -> dict[str, Any]:
+    minimum = np.array([case.minimum for case in fingerprint.cases])
+    maximum = np.array([case.maximum for case in fingerprint.cases])
+    whole = [{"case_min": float(a), "case_max": float(b)} for a, b in zip(minimum.min(0), maximum.max(0), strict=True)]
+    return {
+        "cases": len(fingerprint.cases),
+        "spacing": {"min": spacings.min(0).tolist(), "max": spacings.max(0).tolist()},
+        "shape": {"min": shapes.min(0).tolist(), "max": shapes.max(0).tolist()},
+        "intensity": [{**facts, **case} for facts, case in zip(fingerprint.intensities, whole, strict=True)],
+    }
+
+
+def check_axes(values: Any, spatial_dims: int, name: str) -> Any:
+    if len(values) != spatial_dims or not all(value > 0 for value in values):
+        raise UsageError(f"plan.{name} is {list(values)} (expected {spatial_dims} numbers > 0)")
+    return values

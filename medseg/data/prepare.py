@@ -1,0 +1,149 @@
+"""Preprocess a dataset once: cached, in parallel, resumable, and never stale."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data.dataset import Case, SegmentationDataset
+from medseg.data.fingerprint import make_fingerprint
+from medseg.data.parallel import choose_workers, map_cases
+from medseg.data.plan import Plan, make_plan
+from medseg.data.prepared import PreparedDataset, sample_foreground
+from medseg.data.preprocess import (
+    Preprocessed,
+    preprocess,
+    preprocess_labels,
+    restore_channels,
+    restore_labels,
+    restore_probabilities,
+)
+from medseg.data.read_case import read_case_labels
+from medseg.errors import MedsegError
+from medseg.io import read_channels
+
+__all__ = [
+    "PreparedDataset",
+    "Preprocessed",
+    "default_cache_dir",
+    "prepare",
+    "prepare_command",
+    "preprocess",
+    "preprocess_labels",
+    "restore_channels",
+    "restore_labels",
+    "restore_probabilities",
+]
+
+PREPARE_VERSION = 1  # part of every key: raise it when the code changes what is written
+FOREGROUND_SAMPLES = 2000
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/medseg/prepared``, by default under ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg" / "prepared"
+
+
+def prepare(
+    dataset: SegmentationDataset,
+    plan: Plan,
+    case_ids: Sequence[str],
+    *,
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> PreparedDataset:
+    """Preprocess cases into ``cache_dir/<dataset>/<key of the settings>``; cases already there are kept.
+
+    The folder's key covers what the plan does to voxels, a case's key the size and time of its files, so that neither
+    a changed setting nor a changed file reads a stale array. After an interruption only the missing cases are made.
+
+    Args:
+        dataset: where the files are.
+        plan: spacing, normalisation and crop are used.
+        case_ids: which training cases.
+        cache_dir: default `default_cache_dir`.
+        workers: processes; 0 is this one; default chosen from data, cores and memory.
+        progress: show a progress bar.
+
+    Raises:
+        InputRefused: cases that cannot be used; the others are prepared, the first bad one is told in full.
+        ResourceError: a worker died (its case is named) or the disk is full.
+    """
+    base = Path(cache_dir or default_cache_dir()).expanduser()
+    prepared = PreparedDataset(base / dataset.name / settings_key(plan), sorted(case_ids))
+    prepared.folder.mkdir(parents=True, exist_ok=True)
+    missing = [case for case in map(dataset.case, prepared.ids) if prepared.key(case.id) != case_key(case)]
+    function = partial(_prepare_case, plan=plan, prepared=prepared)
+    count = choose_workers(workers, missing) if missing else 0
+    shown = progress and bool(missing)
+    outcomes = list(map_cases(function, missing, workers=count, title="prepare", progress=shown))
+    failed = {case.id: error for case, error in outcomes if isinstance(error, MedsegError)}
+    if failed:
+        raise _first(failed, len(case_ids))
+    return prepared
+
+
+def prepare_command(cfg: Mapping[str, Any]) -> int:
+    """``medseg prepare``: fingerprint, plan and cache the training cases, and say where they are."""
+    from rich.console import Console
+
+    from medseg.data.catalogue import resolve_dataset
+
+    dataset, workers = resolve_dataset(cfg["data"]), cfg["data"].get("workers")
+    plan = make_plan(make_fingerprint(dataset, workers=workers), **(cfg.get("plan") or {}))
+    ids = [case.id for case in dataset.training]
+    prepared = prepare(dataset, plan, ids, cache_dir=cfg.get("cache_dir"), workers=workers)
+    plan.save(prepared.folder / "plan.json")
+    console = Console()
+    for choice, reason in plan.reasons.items():
+        console.print(f"[bold]{choice}[/bold] {plan.to_dict()[choice]}: {reason}", highlight=False)
+    console.print(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}", highlight=False)
+    return 0
+
+
+def settings_key(plan: Plan) -> str:
+    """First 16 hex digits of the SHA-256 over every setting that changes a prepared array."""
+    names = ("spatial_dims", "labels", "ignore_label", "spacing", "normalization", "crop_nonzero")
+    settings = {name: plan.to_dict()[name] for name in names}
+    return _digest({"version": PREPARE_VERSION, **settings})[:16]
+
+
+def case_key(case: Case) -> str:
+    """SHA-256 over the case's files: path, size and modification time (all None for a file that is not there)."""
+    paths = [*case.images, *([case.label] if case.label else [])]
+    stats = [path.stat() if path.exists() else None for path in paths]
+    return _digest([[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)])
+
+
+def _prepare_case(case: Case, *, plan: Plan, prepared: PreparedDataset) -> None:
+    key = case_key(case)  # before reading: a file that changes meanwhile is prepared again next time
+    volume = read_channels(case.images, case=case.id)
+    known = {0, *plan.labels.values()} | ({plan.ignore_label} if plan.ignore_label is not None else set())
+    raw = read_case_labels(case, volume.geometry, known)
+    image, done = preprocess(volume, plan)
+    labels = preprocess_labels(raw, done)
+    classes = sorted(set(plan.labels.values()) - {0, plan.ignore_label})
+    rng = np.random.default_rng(zlib.crc32(case.id.encode()))
+    prepared.write(case.id, key, image, labels, sample_foreground(labels, classes, FOREGROUND_SAMPLES, rng))
+
+
+def _first(failed: Mapping[str, MedsegError], total: int) -> MedsegError:
+    """The first case's error, with the state of all others."""
+    first, *others = sorted(failed)
+    error = failed[first]
+    also = f"; also refused: {', '.join(others)}" if others else ""
+    error.written = f"{total - len(failed)} of {total} cases are prepared{also}."
+    return error
+
+
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

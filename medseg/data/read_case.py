@@ -1,0 +1,40 @@
+"""Read a training case's label map and refuse what would train on nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from medseg.data.dataset import Case
+from medseg.errors import BadGeometry, BadLabels, InputRefused
+from medseg.io import Geometry, Volume, read_labels
+
+
+def read_case_labels(case: Case, geometry: Geometry, known: Collection[int]) -> Volume:
+    """The labels of a case, in the grid of its image and with known values only.
+
+    Args:
+        case: must have a label file.
+        geometry: of the case's image.
+        known: label values that may occur: background, classes, the ignore label.
+
+    Raises:
+        InputRefused: no label file.
+        BadGeometry: the label map is on another grid (over half a voxel apart).
+        BadLabels: unknown values; they are listed with their numbers of voxels.
+    """
+    if case.label is None:
+        raise InputRefused("the case has no label file", case=case.id, fix="add it or leave the case out")
+    labels = read_labels(case.label, case=case.id)
+    difference = geometry.difference(labels.geometry)
+    if difference:
+        problem = f"image and label are on different grids: {difference}"
+        raise BadGeometry(problem, case=case.id, path=case.label, fix="run medseg check")
+    values, counts = np.unique(labels.array, return_counts=True)
+    unknown = {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in known}
+    if unknown:
+        found = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
+        problem = f"label values {found} are not in the dataset (expected {sorted(known)})"
+        raise BadLabels(problem, case=case.id, path=case.label, fix="correct the labels in dataset.json or the file")
+    return labels

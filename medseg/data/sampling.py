@@ -1,0 +1,151 @@
+"""Patches for training: foreground oversampled, classes and cases balanced, the same for any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from medseg.data.plan import Plan
+from medseg.data.prepared import PreparedDataset
+from medseg.errors import BadDataset
+
+Sample = dict[str, Any]
+JITTER = 4  # a patch's centre lies within a quarter of the patch from the voxel it was drawn for
+
+
+class PatchDataset(Dataset[Sample]):
+    """One random patch per index; index ``epoch * len + i`` alone decides it, so workers and resuming change nothing.
+
+    In every batch the last ``round(batch_size * foreground_fraction)`` patches hold foreground: a class is drawn
+    first, then a case that has it, so rare classes are seen as often as common ones. The other patches go round the
+    cases in a new random order each time, at uniformly random places.
+
+    Args:
+        prepared: where the arrays are.
+        plan: patch size and ignore label are used.
+        ids: the training cases.
+        steps_per_epoch: batches per epoch; `EpochSampler` reads it.
+        batch_size: default the plan's.
+        seed: of all randomness.
+        foreground_fraction: share of each batch that is drawn around foreground voxels.
+        augment: ``(generator, sample) -> sample`` as `medseg.data.augment.make_augmentation` builds it. Its
+            ``input_size``, if it has one, is cut instead of the patch: the margin that rotation draws from.
+        include_ids: add the case's id as ``"case"``.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedDataset,
+        plan: Plan,
+        ids: Sequence[str],
+        *,
+        steps_per_epoch: int = 100,
+        batch_size: int | None = None,
+        seed: int = 0,
+        foreground_fraction: float = 1 / 3,
+        augment: Callable[[np.random.Generator, Sample], Sample] | None = None,
+        include_ids: bool = True,
+    ) -> None:
+        if not ids:
+            raise BadDataset("there is no case to sample patches from", fix="see the split of this fold")
+        self.prepared, self.ids, self.seed, self.augment = prepared, sorted(ids), seed, augment
+        self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size or plan.batch_size
+        self.foreground_from = self.batch_size - round(self.batch_size * foreground_fraction)
+        self.patch_size, self.include_ids = plan.patch_size, include_ids
+        self.having: dict[int, list[str]] = {}
+        for id_ in self.ids:
+            for value in prepared.classes(id_):
+                self.having.setdefault(value, []).append(id_)
+
+    def __len__(self) -> int:
+        """Patches per epoch; any index from 0 up is valid."""
+        return self.steps_per_epoch * self.batch_size
+
+    def __getitem__(self, index: int) -> Sample:
+        """{"image": (C, *patch) float32, "label": (1, *patch) integers, "case": id}, as tensors."""
+        rng = np.random.default_rng((self.seed, index))
+        wants_foreground = index % self.batch_size >= self.foreground_from and self.having
+        case_id, voxel = self._foreground_voxel(rng) if wants_foreground else (self._case_in_turn(index), None)
+        sample = self._cut(rng, case_id, voxel)
+        if self.augment is not None:
+            sample = self.augment(rng, sample)
+        return {**sample, "case": case_id} if self.include_ids else sample
+
+    def _case_in_turn(self, index: int) -> str:
+        turn, place = divmod(index, len(self.ids))
+        return self.ids[np.random.default_rng((self.seed, turn, 1)).permutation(len(self.ids))[place]]
+
+    def _foreground_voxel(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+        value = sorted(self.having)[rng.integers(len(self.having))]
+        case_id = self.having[value][rng.integers(len(self.having[value]))]
+        positions = self.prepared.foreground(case_id)[value]
+        return case_id, positions[rng.integers(len(positions))]
+
+    def _cut(self, rng: np.random.Generator, case_id: str, voxel: np.ndarray | None) -> Sample:
+        image, labels = self.prepared.image(case_id), self.prepared.labels(case_id)
+        start = patch_start(rng, labels.shape, self.patch_size, voxel)
+        size = getattr(self.augment, "input_size", self.patch_size)
+        start = [first - (wide - n) // 2 for first, wide, n in zip(start, size, self.patch_size, strict=True)]
+        return {
+            "image": torch.from_numpy(cut_padded(image, start, size)),
+            "label": torch.from_numpy(cut_padded(labels[None], start, size)),
+        }
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one epoch of a `PatchDataset`, continued over epochs; each process of a group gets its own batches.
+
+    Args:
+        dataset: what to index.
+        rank: of this process.
+        world_size: processes in the group.
+    """
+
+    def __init__(self, dataset: PatchDataset, *, rank: int = 0, world_size: int = 1) -> None:
+        self.dataset, self.rank, self.world_size = dataset, rank, world_size
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Continue at a batch of an epoch: a resumed run draws exactly what the unbroken one would have drawn."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return (self.dataset.steps_per_epoch - self.first_step) * self.dataset.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        steps, size = self.dataset.steps_per_epoch, self.dataset.batch_size
+        for step in range(self.first_step, steps):
+            batch = (self.epoch * steps + step) * self.world_size + self.rank
+            yield from range(batch * size, (batch + 1) * size)
+
+
+def patch_start(
+    rng: np.random.Generator, shape: Sequence[int], patch: Sequence[int], voxel: np.ndarray | None
+) -> list[int]:
+    """First voxel of a random patch, per axis.
+
+    Where the image is larger, the patch stays inside; where it is smaller, the start is negative and random, so that
+    the image lies anywhere in the patch. With a voxel given, the patch's centre lies within a quarter patch of it.
+    """
+    low = [min(0, n - p) for n, p in zip(shape, patch, strict=True)]
+    high = [max(0, n - p) for n, p in zip(shape, patch, strict=True)]
+    start = rng.integers(low, np.add(high, 1))
+    if voxel is None:
+        return start.tolist()
+    jitter = np.asarray(patch) // JITTER
+    around = np.clip(voxel - np.asarray(patch) // 2 + rng.integers(-jitter, jitter + 1), low, high)
+    return np.where(np.asarray(high) > 0, around, start).tolist()
+
+
+def cut_padded(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Copy a box of (C, *S); what lies outside is 0: the mean of a normalised image, background of a label map."""
+    out = np.zeros((len(array), *size), array.dtype)
+    shape = array.shape[1:]
+    source = [slice(max(0, a), max(0, min(n, a + k))) for a, k, n in zip(start, size, shape, strict=True)]
+    target = [slice(s.start - a, s.start - a + max(0, s.stop - s.start)) for s, a in zip(source, start, strict=True)]
+    out[(slice(None), *target)] = array[(slice(None), *source)]
+    return out
