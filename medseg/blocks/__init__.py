@@ -1,1 +1,1 @@
-
+"""Reusable parts of networks, by family: norm, conv, stages, skip/."""

@@ -1,0 +1,247 @@
+"""U-Net: the baseline that users compare with, plain and with a residual encoder.
+
+Papers: Ronneberger et al. 2015 (arXiv 1505.04597, the architecture); Isensee et al. 2021 (Nature Methods 18, 203-211,
+nnU-Net: strided convolutions, instance normalisation, leaky ReLU, deep supervision); Isensee et al. 2024 (arXiv
+2404.09556, residual encoder). Written from their descriptions. The one intended difference from nnU-Net: a convolution
+that instance or batch normalisation follows has no bias, because the normalisation subtracts it again.
+
+`unet_classic` and `unet_wide` are the two U-Nets that the UNet++ paper compares with; their layers follow its Keras
+code, and their parameter counts, 7,759,521 and 9,282,246 for one input and one output channel, are tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.residual import ResidualBlock
+from medseg.blocks.skip import MERGES
+from medseg.blocks.stages import Strides, check_size, resolve_strides, stage_channels, total_stride
+from medseg.errors import UsageError, nearest
+from medseg.models import MODELS
+
+
+@MODELS.register("unet")
+class UNet(nn.Module):
+    """U-Net with nnU-Net's layers.
+
+    Source: Isensee et al. 2021, nnU-Net
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        out_channels: logits per voxel, e.g. classes with background.
+        base_channels: channels of the first stage, doubled at every further stage.
+        max_channels: upper limit of the doubling.
+        strides: per stage, a number or one per axis, the first 1, e.g. a plan's strides. None: five stages.
+        depth: number of down-samplings, instead of `strides`.
+        blocks_per_stage: convolutions (or residual blocks) of each encoder stage, one number or one per stage.
+        decoder_blocks_per_stage: convolutions of each decoder stage.
+        norm: ``"instance"``, ``"batch"``, ``"group"`` or ``"none"``.
+        activation: ``"leaky_relu"`` (slope 0.01) or ``"relu"``.
+        encoder: ``"plain"`` convolutions or ``"residual"`` blocks.
+        downsample: ``"stride"`` of the stage's first convolution, or ``"maxpool"`` before it.
+        deep_supervision: in training, return logits of every decoder resolution but the lowest, finest first.
+        dropout: probability of zeroing an element after each activation.
+        skip: merge of a skip with the decoder, see `medseg.blocks.skip`.
+
+    Raises:
+        UsageError: for unknown names or contradicting settings.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        base_channels: int = 32,
+        max_channels: int = 320,
+        strides: Strides | None = None,
+        depth: int | None = None,
+        blocks_per_stage: int | Sequence[int] = 2,
+        decoder_blocks_per_stage: int = 2,
+        norm: str = "instance",
+        activation: str = "leaky_relu",
+        encoder: str = "plain",
+        downsample: str = "stride",
+        deep_supervision: bool = False,
+        dropout: float = 0.0,
+        skip: str = "concat",
+    ) -> None:
+        super().__init__()
+        steps = resolve_strides(strides, depth, spatial_dims)
+        stages = len(steps)
+        channels = stage_channels(base_channels, max_channels, stages)
+        layers = {"norm": norm, "activation": activation, "dropout": dropout}
+        self.divisor = total_stride(steps)
+        self.encoder = Encoder(
+            spatial_dims, in_channels, channels, steps, blocks_per_stage, encoder, downsample, layers
+        )
+        self.decoder = Decoder(spatial_dims, channels, steps, decoder_blocks_per_stage, skip, layers)
+        heads = max(1, stages - 2) if deep_supervision else 1
+        self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in channels[:heads])
+        initialise(self, activation)
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                module.start_as_shortcut()
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """image (B, in_channels, *S), S a multiple of `divisor` -> logits (B, out_channels, *S).
+
+        In training with deep supervision: a list of logits, finest first, each at its decoder stage's resolution.
+        """
+        check_size(image, self.divisor)
+        features = self.decoder(self.encoder(image))
+        if self.training and len(self.heads) > 1:
+            return [head(x) for head, x in zip(self.heads, features, strict=False)]
+        return self.heads[0](features[0])
+
+
+class Encoder(nn.Module):
+    """Stages of convolutions or residual blocks, each but the first beginning with a down-sampling."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        channels: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        blocks: int | Sequence[int],
+        kind: str,
+        downsample: str,
+        layers: dict,
+    ) -> None:
+        super().__init__()
+        counts = [blocks] * len(channels) if isinstance(blocks, int) else list(blocks)
+        if len(counts) != len(channels) or min(counts) < 1:
+            raise UsageError(f"blocks_per_stage is {counts} (needs {len(channels)} numbers of at least 1)")
+        if kind not in BLOCKS:
+            raise UsageError(f"unknown encoder '{kind}': {nearest(kind, BLOCKS)}")
+        if downsample not in ("stride", "maxpool"):
+            raise UsageError(f"unknown downsample '{downsample}': {nearest(downsample, ('stride', 'maxpool'))}")
+        self.stem, previous = nn.Sequential(), in_channels
+        if kind == "residual":  # a residual block cannot add an image to features: the stem makes features of it
+            self.stem.append(ConvNormAct(spatial_dims, in_channels, channels[0], **layers))
+            previous = channels[0]
+        self.stages = nn.ModuleList()
+        for width, stride, count in zip(channels, strides, counts, strict=True):
+            pool = downsample == "maxpool" and max(stride) > 1
+            stage = nn.Sequential(MAX_POOLS[spatial_dims](tuple(stride), tuple(stride))) if pool else nn.Sequential()
+            for block in range(count):
+                step = (1,) * spatial_dims if pool or block else tuple(stride)
+                stage.append(BLOCKS[kind](spatial_dims, previous, width, stride=step, **layers))
+                previous = width
+            self.stages.append(stage)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image (B, in_channels, *S) -> features per stage, finest first, each (B, C_i, *S_i)."""
+        x, features = self.stem(image), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Transposed convolution, merge with the skip, convolutions: once per stage, from the lowest to the finest."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        channels: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        convs: int,
+        skip: str,
+        layers: dict,
+    ) -> None:
+        super().__init__()
+        self.up, self.merge, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for width, below, stride in zip(channels, channels[1:], strides[1:], strict=False):
+            self.up.append(upsample_conv(spatial_dims, below, width, stride))
+            self.merge.append(
+                MERGES.build(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
+            )
+            inputs = [self.merge[-1].out_channels] + [width] * (convs - 1)
+            self.stages.append(nn.Sequential(*(ConvNormAct(spatial_dims, c, width, **layers) for c in inputs)))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Encoder features, finest first -> decoder features, finest first, one fewer."""
+        x, out = features[-1], []
+        for level in reversed(range(len(self.stages))):
+            x = self.stages[level](self.merge[level](features[level], self.up[level](x)))
+            out.append(x)
+        return out[::-1]
+
+
+BLOCKS: dict[str, type[nn.Module]] = {"plain": ConvNormAct, "residual": ResidualBlock}
+
+
+@MODELS.register("unet_resenc")
+def unet_resenc(
+    *,
+    spatial_dims: int = 3,
+    in_channels: int = 1,
+    out_channels: int = 2,
+    base_channels: int = 32,
+    max_channels: int = 320,
+    strides: Strides | None = None,
+    depth: int | None = None,
+    norm: str = "instance",
+    deep_supervision: bool = False,
+    dropout: float = 0.0,
+    skip: str = "concat",
+) -> UNet:
+    """U-Net with a residual encoder (1, 3, 4, 6, 6, ... blocks) and a light decoder (one convolution per stage).
+
+    Source: Isensee et al. 2024, arXiv 2404.09556
+
+    Arguments as in `UNet`.
+    """
+    steps = resolve_strides(strides, depth, spatial_dims)
+    return UNet(
+        spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=base_channels,
+        max_channels=max_channels, strides=steps, norm=norm, deep_supervision=deep_supervision, dropout=dropout,
+        skip=skip, encoder="residual", blocks_per_stage=([1, 3, 4] + [6] * len(steps))[: len(steps)],
+        decoder_blocks_per_stage=1,
+    )  # fmt: skip
+
+
+@MODELS.register("unet_classic")
+def unet_classic(
+    *,
+    spatial_dims: int = 2,
+    in_channels: int = 1,
+    out_channels: int = 1,
+    base_channels: int = 32,
+    strides: Strides | None = None,
+    depth: int | None = None,
+    dropout: float = 0.5,
+) -> UNet:
+    """The U-Net that the UNet++ paper compares with: max pooling, ReLU, dropout, no normalisation.
+
+    Source: Zhou et al. 2019, arXiv 1912.05074
+
+    Arguments as in `UNet`; `base_channels` is doubled without a limit.
+    """
+    steps = resolve_strides(strides, depth, spatial_dims)
+    return UNet(
+        spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=base_channels,
+        max_channels=base_channels * 2 ** len(steps), strides=steps, norm="none", activation="relu",
+        downsample="maxpool", dropout=dropout,
+    )  # fmt: skip
+
+
+@MODELS.register("unet_wide")
+def unet_wide(
+    *, spatial_dims: int = 2, in_channels: int = 1, out_channels: int = 1, strides: Strides | None = None
+) -> UNet:
+    """`unet_classic` widened to 35..560 channels, the UNet++ paper's baseline of about UNet++'s size.
+
+    Source: Zhou et al. 2019, arXiv 1912.05074
+    """
+    return unet_classic(
+        spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=35, strides=strides
+    )

@@ -1,0 +1,82 @@
+"""The Target protocol, its registry, and deep supervision, which is the same for every kind of label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from medseg.errors import UsageError
+from medseg.registry import Registry
+
+
+@runtime_checkable
+class Target(Protocol):
+    """The one place that knows what labels mean."""
+
+    name: str
+    out_channels: int
+
+    def encode(self, label: Tensor) -> Tensor:
+        """Label values (B, 1, *S) -> what `loss` compares with. Raises BadLabels for values that it does not know."""
+        ...
+
+    def loss(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Logits (B, K, *S), or one such tensor per head, and an encoded target -> scalar."""
+        ...
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Logits (B, K, *S) -> probabilities (B, K, *S) in 0..1, at least float32; so are means of them."""
+        ...
+
+    def decode(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (B, K, *S) -> label values (B, *S), the smallest of uint8, int16 and int32 that holds them."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with ``name`` from which `build_target` rebuilds this target."""
+        ...
+
+
+TARGETS: Registry[Target] = Registry("target", "medseg.targets")
+
+
+def build_target(description: Mapping[str, Any]) -> Target:
+    """Build a target from ``{"name": ..., **arguments}``, e.g. from `Target.to_dict`.
+
+    Raises:
+        UsageError: for a missing or unknown name, or an unknown argument.
+    """
+    if "name" not in description:
+        raise UsageError(f"target has no 'name' (known: {', '.join(TARGETS.names())})")
+    return TARGETS.build(description["name"], **{k: v for k, v in description.items() if k != "name"})
+
+
+def head_weights(heads: Sequence[Tensor], weights: Sequence[float] | None = None) -> list[float]:
+    """Weights of the heads' losses, summing to 1.
+
+    Args:
+        heads: logits per head.
+        weights: asked for, one per head. None: equal for heads of one resolution (UNet++), else halved from one
+            head to the next (nnU-Net).
+
+    Raises:
+        UsageError: when the number of weights is not the number of heads.
+    """
+    if weights is not None and len(weights) != len(heads):
+        raise UsageError(f"head_weights has {len(weights)} values but the model has {len(heads)} heads")
+    if weights is None:
+        factor = 1.0 if len({head.shape for head in heads}) == 1 else 0.5
+        weights = [factor**i for i in range(len(heads))]
+    return [w / sum(weights) for w in weights]
+
+
+def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest-neighbour resize by voxel centres. labels: (B, 1, *S) of any integer type -> (B, 1, *size)."""
+    for axis, (have, want) in enumerate(zip(labels.shape[2:], size, strict=True), start=2):
+        if have != want:
+            centres = (torch.arange(want, device=labels.device, dtype=torch.float64) + 0.5) * (have / want)
+            labels = labels.index_select(axis, centres.long())
+    return labels
