@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ class PatchDataset(Dataset[Sample]):
         case_id, voxel = self._foreground_voxel(rng) if wants_foreground else (self._case_in_turn(index), None)
         sample = self._cut(rng, case_id, voxel)
         if self.augment is not None:
-            sample = self.augment(rng, sample)
+            with one_thread():
+                sample = self.augment(rng, sample)
         return {**sample, "case": case_id} if self.include_ids else sample
 
     def _case_in_turn(self, index: int) -> str:
@@ -121,6 +123,20 @@ class EpochSampler(Sampler[int]):
         for step in range(self.first_step, steps):
             batch = (self.epoch * steps + step) * self.world_size + self.rank
             yield from range(batch * size, (batch + 1) * size)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as a loader's worker does: with several threads, torch sums in another order and the last bits differ."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def patch_start(

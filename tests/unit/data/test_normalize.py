@@ -1,0 +1,71 @@
+"""Intensity normalisation."""
+
+import numpy as np
+import pytest
+
+from medseg.data.normalize import normalize
+from medseg.errors import UsageError
+
+
+@pytest.fixture
+def image(rng=np.random.default_rng(0)):
+    return rng.normal(500, 30, (1, 6, 7, 8)).astype(np.float32)
+
+
+def test_zscore_has_mean_0_and_std_1(image):
+    out = normalize(image, [{"scheme": "zscore", "nonzero": False}])
+    assert out.dtype == np.float32
+    assert out.mean() == pytest.approx(0, abs=1e-5)
+    assert out.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_zscore_over_tissue_keeps_the_background_at_0(image):
+    image[:, :3] = 0
+    out = normalize(image, [{"scheme": "zscore", "nonzero": True}])
+    assert not out[:, :3].any()
+    assert out[:, 3:].mean() == pytest.approx(0, abs=1e-5)
+    assert out[:, 3:].std() == pytest.approx(1, abs=1e-5)
+
+
+def test_tissue_is_where_any_channel_is_not_0():
+    image = np.zeros((2, 4), np.float32)
+    image[0] = [0, 0, 1, 3]
+    image[1] = [0, 5, 5, 5]
+    out = normalize(image[:, :, None], [{"scheme": "zscore", "nonzero": True}] * 2)
+    assert out[0, 0] == 0
+    assert out[0, 1] < 0  # dark, but inside
+
+
+def test_ct_clips_and_uses_the_datasets_statistics():
+    image = np.array([[[-1000.0, 0.0, 3000.0]]])
+    scheme = {"scheme": "ct", "lower": -100.0, "upper": 300.0, "mean": 100.0, "std": 50.0}
+    np.testing.assert_allclose(normalize(image, [scheme])[0, 0], [-4, -2, 4])
+
+
+def test_percentile_maps_to_0_1(image):
+    out = normalize(image, [{"scheme": "percentile", "lower": 1, "upper": 99}])
+    assert out.min() == 0
+    assert out.max() == pytest.approx(1)
+
+
+def test_none_changes_nothing_and_copies(image):
+    out = normalize(image, [{"scheme": "none"}])
+    np.testing.assert_array_equal(out, image)
+    assert not np.shares_memory(out, image)
+
+
+@pytest.mark.parametrize("nonzero", [True, False])
+def test_a_constant_image_becomes_0(nonzero):
+    for value in (0.0, 7.0):
+        out = normalize(np.full((1, 3, 3), value), [{"scheme": "zscore", "nonzero": nonzero}])
+        assert not out.any()
+
+
+def test_unknown_scheme_is_told_the_nearest(image):
+    with pytest.raises(UsageError, match="did you mean 'zscore'"):
+        normalize(image, [{"scheme": "z-score"}])
+
+
+def test_number_of_channels_must_agree(image):
+    with pytest.raises(UsageError, match="1 channels"):
+        normalize(image, [{"scheme": "none"}] * 2)
