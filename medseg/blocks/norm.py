@@ -75,7 +75,7 @@ def make_activation(name: str) -> nn.Module:
 class InstanceNorm(nn.Module):
     """Instance normalisation (Ulyanov et al. 2016), affine, optionally followed by a leaky ReLU.
 
-    Unlike `torch.nn.InstanceNorm3d` it is one class for 2D and 3D, accepts a single voxel (whose normalised value is 0), and
+    Unlike `torch.nn.InstanceNorm3d` it serves 2D and 3D, accepts a single voxel (whose normalised value is 0), and
     stays fast for channels-last tensors on the CPU, where PyTorch's own copies to channels-first and back.
 
     Args:

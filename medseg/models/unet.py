@@ -161,10 +161,9 @@ class Decoder(nn.Module):
         self.up, self.merge, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for width, below, stride in zip(channels, channels[1:], strides[1:], strict=False):
             self.up.append(upsample_conv(spatial_dims, below, width, stride))
-            self.merge.append(
-                MERGES.build(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
-            )
-            inputs = [self.merge[-1].out_channels] + [width] * (convs - 1)
+            merge = MERGES.build(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
+            self.merge.append(merge)
+            inputs = [merge.out_channels] + [width] * (convs - 1)
             self.stages.append(nn.Sequential(*(ConvNormAct(spatial_dims, c, width, **layers) for c in inputs)))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -90,7 +90,7 @@ class ExclusiveClasses:
         return torch.stack(losses).sum()
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Logits (B, K, *S) -> probabilities (B, K, *S), at least float32; over the classes they sum to 1 unless binary."""
+        """Logits (B, K, *S) -> probabilities (B, K, *S), at least float32; they sum to 1 unless binary."""
         logits = at_least_float32(logits)
         return logits.sigmoid() if self.binary else logits.softmax(1)
 
