@@ -17,7 +17,8 @@ SIDES = {"left": "left", "l": "left", "lt": "left", "lh": "left", "right": "righ
 SIDES["rh"] = "right"
 
 MIN_CASES = 4
-MIN_OFFSET = 0.1  # of half the body's width
+# Of half the body's width: liver and spleen lie at 0.5; 0.2, as in the MSD hippocampus crops, is a crop off centre.
+MIN_OFFSET = 0.25
 MIN_SAME_SIDE = 0.9
 MAX_PAIR_IMBALANCE = 0.3  # of half the body's width: how far a pair's middle may lie from the body's middle
 MAX_PAIR_VOLUME_RATIO = 2.0

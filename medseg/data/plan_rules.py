@@ -77,7 +77,7 @@ def fit_patch(median_shape: Sequence[float], spacing: Sequence[float], budget: i
     for _ in range(50):
         edge = (low + high) / 2
         low, high = (edge, high) if math.prod(_box(median, spacing, edge)) <= budget else (low, edge)
-    return tuple(max(1, int(n)) for n in _box(median, spacing, low)), f"equal edges of {low:.0f} mm fill the budget"
+    return tuple(max(1, round(n)) for n in _box(median, spacing, low)), f"equal edges of {low:.0f} mm fill the budget"
 
 
 def _box(median: Sequence[int], spacing: Sequence[float], edge_mm: float) -> list[float]:

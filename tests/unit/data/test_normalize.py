@@ -8,8 +8,8 @@ from medseg.errors import UsageError
 
 
 @pytest.fixture
-def image(rng=np.random.default_rng(0)):
-    return rng.normal(500, 30, (1, 6, 7, 8)).astype(np.float32)
+def image():
+    return np.random.default_rng(0).normal(500, 30, (1, 6, 7, 8)).astype(np.float32)
 
 
 def test_zscore_has_mean_0_and_std_1(image):

@@ -46,7 +46,7 @@ def fingerprint(
         )
         for i, (shape, spacing) in enumerate(zip(shapes, spacings, strict=True))
     )
-    labels = labels or {"background": 0, "Anterior": 1, "Posterior": 2}
+    labels = {"background": 0, "Anterior": 1, "Posterior": 2}
     return Fingerprint("toy", dims, tuple(channels), labels, None, cases, (INTENSITIES,) * len(channels))
 
 
@@ -126,6 +126,7 @@ def test_mirroring_is_off_beside_a_one_sided_organ():
 def test_memory_and_device_bound_the_patch():
     volumes = fingerprint([(400, 400, 400)] * 3, [(1.0, 1.0, 1.0)] * 3)
     assert make_plan(volumes).patch_size == (64, 64, 64)
+    assert len(make_plan(volumes).strides) == 5
     assert make_plan(volumes, device="cuda").patch_size == (128, 128, 128)
     assert make_plan(volumes, device="cuda", memory_gib=24).patch_size > (128, 128, 128)
     assert np.prod(make_plan(volumes, memory_gib=0.1).patch_size) < 40**3
