@@ -123,7 +123,8 @@ class CentreCrop:
         """(C, *wider) -> (C, *size)."""
         shape = sample["image"].shape[1:]
         box = [slice((wide - n) // 2, (wide - n) // 2 + n) for wide, n in zip(shape, self.size, strict=True)]
-        return {name: value[(slice(None), *box)] for name, value in sample.items()}
+        image, label = (sample[name][(slice(None), *box)] for name in ("image", "label"))
+        return {**sample, "image": image, "label": label}
 
 
 @dataclass(frozen=True)

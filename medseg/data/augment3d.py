@@ -6,6 +6,7 @@ and elastic deformation share one grid and take about 5 ms together, so MONAI gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -148,8 +149,11 @@ class Blur(_Intensity):
     """Gaussian smoothing, sigma in voxels."""
 
     def change(self, image: torch.Tensor, factor: float) -> torch.Tensor:
-        """Smooth by sigma `factor`."""
-        return _plain(GaussianSmooth(factor)(image))
+        """Smooth by sigma `factor`; the border is continued, where MONAI alone would darken it with zeros."""
+        margin = math.ceil(4 * factor)
+        padded = F.pad(image[None], (margin,) * 6, mode="replicate")[0]
+        inner = slice(margin, -margin)
+        return _plain(GaussianSmooth(factor)(padded))[:, inner, inner, inner].contiguous()
 
 
 class Brightness(_Intensity):

@@ -1,0 +1,249 @@
+"""Augmentation: image and label move together, mirrors swap sides, everything follows from the generator."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.data.augment import (
+    CentreCrop,
+    Mirror,
+    make_augmentation,
+    movable_axes,
+    swap_labels,
+    wider_size,
+)
+from medseg.data.augment3d import Blur, Brightness, Contrast, Gamma, LowResolution, Noise, sampling_grid, spline_basis
+from medseg.data.plan import Plan
+from medseg.errors import UsageError
+
+PLAN3D = Plan(
+    dataset="toy",
+    spatial_dims=3,
+    channel_names=("MRI",),
+    labels={"background": 0, "organ": 1},
+    ignore_label=None,
+    spacing=(1.0, 1.0, 1.0),
+    patch_size=(32, 32, 24),
+    batch_size=2,
+    strides=((1, 1, 1),),
+    normalization=({"scheme": "zscore"},),
+    crop_nonzero=False,
+    mirror_axes=(0, 1, 2),
+    mirror_swaps={},
+)
+PLAN2D = replace(PLAN3D, spatial_dims=2, spacing=(1.0, 1.0), patch_size=(64, 48), mirror_axes=(0, 1))
+ANISOTROPIC = replace(PLAN3D, spacing=(1.0, 1.0, 6.0))
+SPATIAL_ONLY = {
+    "spatial_probability": 1.0,
+    "noise_probability": 0.0,
+    "blur_probability": 0.0,
+    "brightness_probability": 0.0,
+    "contrast_probability": 0.0,
+    "gamma_probability": 0.0,
+    "low_resolution_probability": 0.0,
+}
+
+
+def blob(size, dtype=torch.uint8):
+    """An off-centre ellipsoid as image and label."""
+    grid = np.indices(size) - np.array(size).reshape(-1, *[1] * len(size)) * 0.45
+    inside = sum((g / (0.22 * n)) ** 2 for g, n in zip(grid, size, strict=True)) < 1
+    label = torch.from_numpy(inside[None]).to(dtype)
+    return {"image": label.float(), "label": label}
+
+
+def dice(a, b):
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+@pytest.mark.parametrize("plan", [PLAN3D, ANISOTROPIC, PLAN2D])
+@pytest.mark.parametrize("elastic", [0.0, 1.0])
+def test_image_and_label_stay_aligned(plan, elastic):
+    """The image is its own label: thresholded after augmentation it must still be."""
+    augment = make_augmentation("default", plan.spatial_dims, plan, elastic_probability=elastic, **SPATIAL_ONLY)
+    for seed in range(6):
+        out = augment(np.random.default_rng(seed), blob(augment.input_size))
+        assert out["image"].shape[1:] == out["label"].shape[1:] == plan.patch_size
+        assert out["label"].dtype == torch.uint8
+        assert dice(out["image"] > 0.5, out["label"] > 0) > 0.97
+
+
+@pytest.mark.parametrize("plan", [PLAN3D, PLAN2D])
+def test_something_happens(plan):
+    augment = make_augmentation("default", plan.spatial_dims, plan, mirror_probability=0.0, **SPATIAL_ONLY)
+    sample = blob(augment.input_size)
+    still = CentreCrop(plan.patch_size).apply(sample, None)
+    assert dice(augment(np.random.default_rng(0), sample)["label"] > 0, still["label"] > 0) < 0.95
+
+
+@pytest.mark.parametrize("plan", [PLAN3D, PLAN2D])
+@pytest.mark.parametrize("name", ["none", "light", "default"])
+def test_the_generator_decides_and_the_input_stays(plan, name):
+    augment = make_augmentation(name, plan.spatial_dims, plan)
+    sample = blob(augment.input_size, torch.int16)
+    before = {key: value.clone() for key, value in sample.items()}
+    for seed in range(8):
+        one, two = (augment(np.random.default_rng(seed), sample) for _ in range(2))
+        for key in ("image", "label"):
+            assert torch.equal(one[key], two[key])
+            assert torch.equal(sample[key], before[key])
+        assert one["label"].dtype == torch.int16
+        assert one["image"].dtype == torch.float32
+        assert type(one["image"]) is torch.Tensor
+        assert torch.isfinite(one["image"]).all()
+        assert set(one["label"].unique().tolist()) <= {0, 1}
+
+
+def test_drawn_parameters_replay():
+    augment = make_augmentation("default", 3, PLAN3D)
+    sample = blob(augment.input_size)
+    rng = np.random.default_rng(5)
+    drawn = augment.draw(rng)
+    after = rng.random()
+    assert torch.equal(augment.apply(sample, drawn)["image"], augment.apply(sample, drawn)["image"])
+    rng = np.random.default_rng(5)
+    augment(rng, sample)
+    assert rng.random() == after  # applying takes nothing from the generator
+
+
+def test_none_is_the_identity():
+    augment = make_augmentation("none", 3, PLAN3D)
+    sample = blob(PLAN3D.patch_size)
+    assert augment(np.random.default_rng(0), sample) is sample
+    assert augment.input_size == PLAN3D.patch_size
+
+
+def test_the_identity_grid_is_exact():
+    image = torch.rand(1, 1, 5, 6, 7)
+    grid = sampling_grid(np.eye(3), np.zeros((3, 6, 6, 6), np.float32), (5, 6, 7), (5, 6, 7))
+    torch.testing.assert_close(torch.nn.functional.grid_sample(image, grid, align_corners=False), image)
+
+
+def test_the_matrix_maps_output_voxels_to_input_voxels():
+    """A quarter turn about axis 2 with a wider input is numpy's rot90 of the middle."""
+    image = torch.rand(1, 1, 12, 12, 6)
+    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    grid = sampling_grid(turn, None, (12, 12, 6), (8, 8, 6))
+    out = torch.nn.functional.grid_sample(image, grid, align_corners=False)
+    torch.testing.assert_close(out, torch.rot90(image, 3, (2, 3))[:, :, 2:-2, 2:-2])
+
+
+def test_rotation_is_in_mm():
+    """With 1 x 1 x 2 mm a turn keeps the length of a vector in mm, not in voxels."""
+    plan = replace(PLAN3D, spacing=(1.0, 1.0, 2.0))
+    augment = make_augmentation("default", 3, plan, scale=[1.0, 1.0], shear=0.0)
+    for seed in range(5):
+        matrix = augment.steps[0].draw(np.random.default_rng(seed))["matrix"]
+        spacing = np.diag(plan.spacing)
+        in_mm = spacing @ matrix @ np.linalg.inv(spacing)
+        np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-6)
+
+
+def test_anisotropic_volumes_move_within_the_plane_only():
+    assert movable_axes(ANISOTROPIC) == (0, 1)
+    assert movable_axes(replace(PLAN3D, patch_size=(64, 64, 16))) == (0, 1)
+    augment = make_augmentation("default", 3, ANISOTROPIC, elastic_probability=1.0)
+    assert augment.input_size == (40, 40, 24)
+    params = augment.steps[0].draw(np.random.default_rng(0))
+    np.testing.assert_allclose(params["matrix"][2], [0, 0, 1])
+    np.testing.assert_allclose(params["matrix"][:, 2], [0, 0, 1])
+    assert not params["elastic"][2].any()
+    assert params["elastic"][:2].any()
+
+
+def test_splines_sum_to_1():
+    torch.testing.assert_close(spline_basis(40).sum(1), torch.ones(40))
+
+
+def test_mirror_swaps_the_sides():
+    label = torch.tensor([[2, 2, 0, 3]], dtype=torch.uint8)[:, :, None]
+    mirror = Mirror((0, 1), {"0": [[2, 3]]})
+    sample = {"image": label.float(), "label": label}
+    out = mirror.apply(sample, (0,))
+    assert out["label"][0, :, 0].tolist() == [2, 0, 3, 3]
+    assert out["image"][0, :, 0].tolist() == [3, 0, 2, 2]
+    assert mirror.apply(sample, (1,))["label"][0, :, 0].tolist() == [2, 2, 0, 3]
+    again = mirror.apply(out, (0,))
+    assert torch.equal(again["label"], label)
+
+
+def test_mirror_takes_only_the_axes_of_the_plan():
+    plan = replace(PLAN3D, mirror_axes=(1,))
+    mirror = make_augmentation("light", 3, plan).steps[2]
+    drawn = {mirror.draw(np.random.default_rng(seed)) for seed in range(20)}
+    assert drawn == {(), (1,)}
+
+
+def test_swap_leaves_other_labels():
+    label = torch.tensor([0, 1, 2, 3, 255], dtype=torch.uint8)
+    assert swap_labels(label, [[1, 3]]).tolist() == [0, 3, 2, 1, 255]
+    assert swap_labels(label, ()) is label
+
+
+@pytest.mark.parametrize(
+    ("step", "params"),
+    [
+        (Noise((0, 1), 1), (0.1, 3)),
+        (Blur((0, 1), 1), 0.8),
+        (Brightness((0, 1), 1), 1.2),
+        (Contrast((0, 1), 1), 1.2),
+        (LowResolution((0, 1), 1), 0.5),
+        (Gamma((0, 1), 1), (0.8, False)),
+        (Gamma((0, 1), 1), (1.4, True)),
+    ],
+)
+def test_intensity_steps_change_the_image_only(step, params):
+    z, y, x = torch.meshgrid(torch.linspace(0, 3, 9), torch.linspace(0, 2, 8), torch.linspace(0, 1, 7), indexing="ij")
+    image = torch.stack([z.sin() + x, y.cos() * x])
+    sample = {"image": image, "label": torch.ones(1, 9, 8, 7)}
+    out = step.apply(sample, params)
+    assert out["label"] is sample["label"]
+    assert out["image"].shape == image.shape
+    assert not torch.equal(out["image"], image)
+    assert float(torch.corrcoef(torch.stack([out["image"].flatten(), image.flatten()]))[0, 1]) > 0.9
+
+
+def test_intensity_keeps_what_it_promises():
+    image = torch.rand(1, 9, 8, 7)
+    contrast = Contrast((0, 1), 1).change(image, 1.5)
+    assert contrast.amin() >= image.amin()
+    assert contrast.amax() <= image.amax()
+    gamma = Gamma((0, 1), 1).apply({"image": image}, (1.4, False))["image"]
+    assert float(gamma.mean()) == pytest.approx(float(image.mean()), abs=1e-4)
+    assert float(gamma.std()) == pytest.approx(float(image.std()), abs=1e-4)
+
+
+def test_2d_intensity_stays_in_range_and_leaves_any_number_of_channels():
+    augment = make_augmentation("default", 2, PLAN2D, spatial_probability=0.0, mirror_probability=0.0)
+    image = torch.randn(5, 64, 48) * 3
+    outs = [
+        augment(np.random.default_rng(seed), {"image": image, "label": torch.zeros(1, 64, 48)}) for seed in range(20)
+    ]
+    changed = [out["image"] for out in outs if not torch.allclose(out["image"], image, atol=1e-4)]
+    assert 3 < len(changed) < 20
+    for out in changed:
+        assert out.shape == image.shape
+        assert out.min() >= image.min() - 1e-3
+        assert out.max() <= image.max() + 1e-3
+
+
+def test_2d_steps_happen_independently():
+    """One seed for every step of a pipeline would make them all happen together, or none."""
+    augment = make_augmentation("default", 2, PLAN2D, elastic_probability=0.5, **SPATIAL_ONLY)
+    pipeline = augment.steps[0].seeded(1)
+    states = {id(step.random_generator) for step in pipeline.transforms}
+    assert len(states) == 1  # shared, so one draws after the other
+
+
+def test_names_and_options_are_checked():
+    with pytest.raises(UsageError, match="did you mean 'default'"):
+        make_augmentation("defualt", 3, PLAN3D)
+    with pytest.raises(UsageError, match="did you mean 'rotation_degrees'"):
+        make_augmentation("light", 3, PLAN3D, rotation=3)
+
+
+def test_wider_size_keeps_the_centre():
+    assert wider_size((40, 56, 40), (0, 1, 2)) == (50, 70, 50)
+    assert wider_size((7, 16), (1,)) == (7, 20)
