@@ -9,83 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from medseg.data.augment_settings import PRESETS, AugmentationSettings, Sample, Transform
 from medseg.data.plan import Plan
 from medseg.errors import UsageError, nearest
 
-Sample = dict[str, Any]
 ANISOTROPY = 3.0
 MARGIN = 1.25  # rotation and zoom draw from a patch a quarter wider, so that its corners are not empty
-
-
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """Strengths and probabilities. Ranges are (low, high); a probability is per sample.
-
-    Attributes:
-        rotation_degrees: largest angle about each axis.
-        scale: zoom factor; 2 shows everything twice as large.
-        shear: largest shear coefficient.
-        elastic_voxels: largest displacement of a control point; six control points per axis.
-        spatial_probability: rotation, zoom and shear together.
-        elastic_probability: elastic deformation, among the spatially transformed samples.
-        mirror_probability: for each axis that the plan allows.
-        noise_std: of the Gaussian noise, in units of the normalised image.
-        blur_sigma: of the Gaussian, in voxels.
-        brightness, contrast, gamma: factors and exponents.
-        low_resolution: fraction of the resolution that is simulated.
-    """
-
-    rotation_degrees: float = 30.0
-    scale: tuple[float, float] = (0.7, 1.4)
-    shear: float = 0.1
-    elastic_voxels: float = 3.0
-    noise_std: tuple[float, float] = (0.0, 0.3)
-    blur_sigma: tuple[float, float] = (0.5, 1.0)
-    brightness: tuple[float, float] = (0.75, 1.25)
-    contrast: tuple[float, float] = (0.75, 1.25)
-    gamma: tuple[float, float] = (0.7, 1.5)
-    low_resolution: tuple[float, float] = (0.5, 1.0)
-    spatial_probability: float = 0.5
-    elastic_probability: float = 0.2
-    mirror_probability: float = 0.5
-    noise_probability: float = 0.1
-    blur_probability: float = 0.1
-    brightness_probability: float = 0.15
-    contrast_probability: float = 0.15
-    gamma_probability: float = 0.3
-    low_resolution_probability: float = 0.15
-
-
-PRESETS = {
-    "default": AugmentationSettings(),
-    "light": AugmentationSettings(
-        rotation_degrees=15.0,
-        scale=(0.85, 1.15),
-        shear=0.0,
-        elastic_probability=0.0,
-        noise_std=(0.0, 0.1),
-        blur_probability=0.0,
-        low_resolution_probability=0.0,
-        gamma=(0.8, 1.25),
-    ),
-}
-
-
-class Transform(Protocol):
-    """One step: `draw` takes all randomness from the generator, `apply` is a pure function of sample and parameters."""
-
-    probability: float
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """Plain parameters of one application."""
-
-    def apply(self, sample: Sample, params: Any) -> Sample:
-        """The sample, {"image": (C, *S), "label": (1, *S)}, transformed; the input is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +112,9 @@ def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) 
             raise UsageError(f"augmentation has no option '{option}'", fix=nearest(option, known))
     if name == "none":
         return Augmentation((), plan.patch_size)
-    given = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    given: dict[str, Any] = {
+        option: tuple(value) if isinstance(value, list) else value for option, value in options.items()
+    }
     settings = replace(PRESETS[name], **given)
     axes = movable_axes(plan)
     size = wider_size(plan.patch_size, axes) if settings.spatial_probability > 0 else plan.patch_size

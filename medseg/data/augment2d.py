@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from medseg.data.augment import AugmentationSettings, Sample, Transform
+from medseg.data.augment_settings import AugmentationSettings, Sample, Transform
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
 import albumentations as A

@@ -176,7 +176,7 @@ def _pool(samples: Sequence[np.ndarray]) -> tuple[dict[str, float], ...]:
 
 def _case_from_dict(facts: dict[str, Any]) -> CaseFacts:
     """JSON has lists and string keys where a case has tuples and label values."""
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     for name in ("voxels", "offsets"):
         plain[name] = {int(value): fact for value, fact in plain[name].items()}
     return CaseFacts(**plain)

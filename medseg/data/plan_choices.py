@@ -17,12 +17,12 @@ def choose_network(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Patch, strides and batch: each follows from the ones before it, chosen or set by the user."""
     patch_budget, batch_budget, budget_reason = rules.voxel_budget(len(spacing), device, memory_gib)
-    patch, patch_reason = rules.fit_patch(median_shape, spacing, patch_budget)
+    patch, patch_reason = rules.fit_patch(median_shape.tolist(), spacing, patch_budget)
     patch = check_axes(given.get("patch_size", patch), len(spacing), "patch_size")
     strides, strides_reason = rules.choose_strides(patch, spacing)
     strides = given.get("strides", strides)
     if "patch_size" not in given:
-        patch = rules.round_patch(patch, median_shape, strides)
+        patch = rules.round_patch(patch, median_shape.tolist(), strides)
     batch, batch_reason = rules.choose_batch(patch, batch_budget)
     shape = "x".join(f"{n:g}" for n in median_shape)
     patch_reason = f"median shape {shape}, {budget_reason}: {patch_reason}; rounded to multiples of the strides"

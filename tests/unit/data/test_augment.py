@@ -14,7 +14,8 @@ from medseg.data.augment import (
     swap_labels,
     wider_size,
 )
-from medseg.data.augment3d import Blur, Brightness, Contrast, Gamma, LowResolution, Noise, sampling_grid, spline_basis
+from medseg.data.augment3d import sampling_grid, spline_basis
+from medseg.data.intensity3d import Blur, Brightness, Contrast, Gamma, LowResolution, Noise
 from medseg.data.plan import Plan
 from medseg.errors import UsageError
 
