@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from medseg.data.dataset import Case, SegmentationDataset
+from medseg.data.keys import case_key, digest
 from medseg.data.laterality import left_right_axis, side_offsets
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.read_case import read_case_labels
 from medseg.errors import BadDataset, MedsegError
 from medseg.io import read_channels, read_json, to_canonical, write_json
 
+FINGERPRINT_VERSION = 1  # part of the cache's key: raise it when the facts change
 SAMPLES_PER_CASE = 10_000
 
 
@@ -73,6 +75,7 @@ def make_fingerprint(
     dataset: SegmentationDataset,
     case_ids: Sequence[str] | None = None,
     *,
+    cache_dir: str | Path | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Fingerprint:
@@ -81,6 +84,7 @@ def make_fingerprint(
     Args:
         dataset: what to look at.
         case_ids: only these cases, e.g. the training part of a fold; default all.
+        cache_dir: keep the facts in ``cache_dir/<dataset>/`` and read them there while no file has changed.
         workers: processes; default chosen from the amount of data, cores and memory.
         progress: show a progress bar.
 
@@ -91,6 +95,19 @@ def make_fingerprint(
     cases = [dataset.case(id_) for id_ in case_ids] if case_ids is not None else list(dataset.training)
     if not cases:
         raise BadDataset("there is no training case", path=dataset.root, fix="see medseg check")
+    if cache_dir is None:
+        return _make(dataset, cases, workers, progress)
+    facts = [FINGERPRINT_VERSION, dataset.labels, dataset.ignore_label, sorted(map(case_key, cases))]
+    path = Path(cache_dir).expanduser() / dataset.name / f"fingerprint-{digest(facts)[:16]}.json"
+    if path.exists():
+        return Fingerprint.load(path)
+    fingerprint = _make(dataset, cases, workers, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fingerprint.save(path)
+    return fingerprint
+
+
+def _make(dataset: SegmentationDataset, cases: Sequence[Case], workers: int | None, progress: bool) -> Fingerprint:
     measure = partial(_measure, labels=dataset.labels, ignore_label=dataset.ignore_label)
     found: dict[str, tuple[CaseFacts, np.ndarray]] = {}
     count = choose_workers(workers, cases)

@@ -35,8 +35,9 @@ def choose_workers(workers: int | None, cases: Sequence[Case]) -> int:
         return 0
     import psutil
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fitting = psutil.virtual_memory().available // (MEMORY_PER_FILE_BYTE * max(sizes) + 1)
-    return int(max(1, min(len(os.sched_getaffinity(0)), fitting, len(cases))))
+    return int(max(1, min(cores, fitting, len(cases))))
 
 
 def map_cases(
@@ -81,10 +82,19 @@ def _outcomes(function: Callable[[Case], Result], cases: Sequence[Case], workers
 
 def _pooled(function: Callable[[Case], Result], cases: Sequence[Case], workers: int) -> Iterator[Outcome[Result]]:
     # Spawned, not forked: a fork copies the locks of torch's threads and can hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread_each)
+    try:
         futures = {pool.submit(_guarded, function, case): case for case in cases}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _one_thread_each() -> None:
+    """Runs before torch is imported in the worker: the processes share the cores, their threads must not."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _alone(function: Callable[[Case], Result], case: Case) -> Outcome[Result]:

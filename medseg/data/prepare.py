@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
+from medseg.data.keys import case_key, digest
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepared import PreparedDataset, sample_foreground
@@ -99,9 +98,10 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
     from medseg.data.catalogue import resolve_dataset
 
     dataset, workers = resolve_dataset(cfg["data"]), cfg["data"].get("workers")
-    plan = make_plan(make_fingerprint(dataset, workers=workers), **(cfg.get("plan") or {}))
+    cache_dir = cfg.get("cache_dir") or default_cache_dir()
+    plan = make_plan(make_fingerprint(dataset, workers=workers, cache_dir=cache_dir), **(cfg.get("plan") or {}))
     ids = [case.id for case in dataset.training]
-    prepared = prepare(dataset, plan, ids, cache_dir=cfg.get("cache_dir"), workers=workers)
+    prepared = prepare(dataset, plan, ids, cache_dir=cache_dir, workers=workers)
     plan.save(prepared.folder / "plan.json")
     console = Console()
     for choice, reason in plan.reasons.items():
@@ -114,14 +114,7 @@ def settings_key(plan: Plan) -> str:
     """First 16 hex digits of the SHA-256 over every setting that changes a prepared array."""
     names = ("spatial_dims", "labels", "ignore_label", "spacing", "normalization", "crop_nonzero")
     settings = {name: plan.to_dict()[name] for name in names}
-    return _digest({"version": PREPARE_VERSION, **settings})[:16]
-
-
-def case_key(case: Case) -> str:
-    """SHA-256 over the case's files: path, size and modification time (all None for a file that is not there)."""
-    paths = [*case.images, *([case.label] if case.label else [])]
-    stats = [path.stat() if path.exists() else None for path in paths]
-    return _digest([[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)])
+    return digest({"version": PREPARE_VERSION, **settings})[:16]
 
 
 def _prepare_case(case: Case, *, plan: Plan, prepared: PreparedDataset) -> None:
@@ -143,7 +136,3 @@ def _first(failed: Mapping[str, MedsegError], total: int) -> MedsegError:
     also = f"; also refused: {', '.join(others)}" if others else ""
     error.written = f"{total - len(failed)} of {total} cases are prepared{also}."
     return error
-
-
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

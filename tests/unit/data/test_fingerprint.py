@@ -75,6 +75,16 @@ def test_workers_do_not_change_the_facts(tmp_path):
     assert Fingerprint.load(tmp_path / "facts.json") == alone
 
 
+def test_cached_facts_follow_the_files(tmp_path, monkeypatch):
+    dataset = write_dataset(tmp_path)
+    facts = make_fingerprint(dataset, cache_dir=tmp_path / "cache", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("medseg.data.fingerprint._make", None)  # a second look must not read the cases
+        assert make_fingerprint(dataset, cache_dir=tmp_path / "cache", progress=False) == facts
+    write_dataset(tmp_path, label_value=2)
+    assert 2 in make_fingerprint(dataset, cache_dir=tmp_path / "cache", progress=False).cases[0].voxels
+
+
 def test_a_part_of_the_cases(tmp_path):
     facts = make_fingerprint(write_dataset(tmp_path), ["c2", "c1"], progress=False)
     assert [case.id for case in facts.cases] == ["c1", "c2"]

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from operator import attrgetter
 
 import nibabel as nib
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from medseg.data.dataset import Case, SegmentationDataset
 
 from medseg.data.fingerprint import make_fingerprint
+from medseg.data.keys import case_key
+from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import make_plan
 from medseg.data.prepare import (
-    case_key,
     prepare,
     preprocess,
     preprocess_labels,
@@ -180,14 +182,26 @@ def test_resampled_probabilities_come_back_in_the_files_grid(dataset, plan):
     np.testing.assert_array_equal(restore_labels(restored.argmax(0).numpy(), done), labels.array[0])
 
 
-def _kill_on_c1(case, **_):
-    if case.id == "c1":
-        os._exit(9)
+class KillsItsReader:
+    """Unpickled in a worker, it ends the worker."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
 
 
 def test_a_dying_worker_names_its_case(dataset):
-    from medseg.data.parallel import map_cases
-
+    cases = [replace(case, metadata=KillsItsReader()) if case.id == "c1" else case for case in dataset.training]
     with pytest.raises(ResourceError, match="case c1: the worker process died") as caught:
-        list(map_cases(_kill_on_c1, dataset.training, workers=2, title="die", progress=False))
+        list(map_cases(attrgetter("id"), cases, workers=2, title="die", progress=False))
     assert caught.value.exit_code == 4
+
+
+def test_small_jobs_stay_in_this_process(dataset):
+    assert choose_workers(None, dataset.training) == 0
+    assert choose_workers(3, dataset.training) == 3
+
+
+def test_our_own_bugs_stay_exceptions_and_name_the_case(dataset):
+    with pytest.raises(AttributeError) as caught:
+        list(map_cases(attrgetter("no_such"), dataset.training, workers=0, title="bug", progress=False))
+    assert "case c0" in caught.value.__notes__[0]

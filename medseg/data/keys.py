@@ -1,0 +1,21 @@
+"""Keys of cached results: what they were made from, so that nothing stale is ever read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from medseg.data.dataset import Case
+
+
+def digest(facts: Any) -> str:
+    """SHA-256, as hex, of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def case_key(case: Case) -> str:
+    """SHA-256 over the case's files: path, size and modification time (None for a file that is not there)."""
+    paths = [*case.images, *([case.label] if case.label else [])]
+    stats = [path.stat() if path.exists() else None for path in paths]
+    return digest([[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)])
