@@ -91,7 +91,7 @@ class _DiceCE(torch.autograd.Function):
         p, truth, labelled, by_overlap, by_predicted, ce_slope = ctx.saved_tensors
         scale = labelled * grad
         pull = by_overlap.gather(1, truth[:, 0])[:, None] * p.gather(1, truth)  # A_t p_t
-        common = by_predicted[:, None] @ p + pull - ce_slope  # s - w
+        common = _exact_matmul(by_predicted[:, None], p) + pull - ce_slope  # s - w
         grad_x = p * scale
         grad_x *= by_predicted[:, :, None] - common
         grad_x.scatter_add_(1, truth, (pull - ce_slope) * scale)
@@ -109,7 +109,13 @@ def _class_sums(p: Tensor, p_true: Tensor, truth: Tensor, labelled: Tensor) -> t
         torch.bincount(bins, weights.flatten(), minlength=samples * classes).view(samples, classes).to(p)
         for weights in (p_true * labelled, labelled)
     )
-    return overlap, (p @ labelled.mT)[:, :, 0], reference
+    return overlap, _exact_matmul(p, labelled.mT)[:, :, 0], reference
+
+
+def _exact_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own precision: autocast would round sums over the whole patch to bfloat16."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
 
 
 def _dice_and_slopes(overlap: Tensor, predicted: Tensor, reference: Tensor, options: Options) -> tuple[Tensor, ...]:

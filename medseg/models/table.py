@@ -27,17 +27,16 @@ class Card(NamedTuple):
 
 
 def describe(name: str) -> Card:
-    """What a model says of itself: its docstring's first line and ``Source:`` line, and its size with default arguments.
+    """What a model says of itself: its docstring's first line, its ``Source:`` line, its size with default arguments.
 
-    Parameters are counted on the meta device, in 3D where the model's default is 3D: no memory is touched.
+    Parameters are counted on the meta device: no memory is touched.
     """
     doc = inspect.getdoc(MODELS.get(name)) or ""
     source = re.search(r"^Source: (.+)$", doc, re.MULTILINE)
-    counts = {dims: count for dims in (2, 3) if (count := _parameters(name, spatial_dims=dims))}
     return Card(
         name=name,
         source=source[1] if source else "-",
-        spatial_dims=tuple(counts),
+        spatial_dims=tuple(dims for dims in (2, 3) if _parameters(name, spatial_dims=dims)),
         parameters=_parameters(name),
         summary=doc.partition("\n")[0],
     )
@@ -57,7 +56,7 @@ def model_table(names: Iterable[str]) -> Table:
     from rich.table import Table
 
     table = Table("name", "source", "dims", "parameters", "summary", title="Models")
-    table.columns[3].justify = "right"
+    table.columns[0].no_wrap, table.columns[3].justify = True, "right"
     for card in map(describe, names):
         dims = ", ".join(f"{d}D" for d in card.spatial_dims)
         table.add_row(card.name, card.source, dims, f"{card.parameters:,}", card.summary)

@@ -193,11 +193,11 @@ def unet_resenc(
     dropout: float = 0.0,
     skip: str = "concat",
 ) -> UNet:
-    """U-Net with a residual encoder (1, 3, 4, 6, 6, ... blocks) and a light decoder (one convolution per stage).
+    """U-Net with a residual encoder and a light decoder.
 
     Source: Isensee et al. 2024, arXiv 2404.09556
 
-    Arguments as in `UNet`.
+    The encoder has 1, 3, 4, 6, 6, ... blocks per stage, the decoder one convolution. Arguments as in `UNet`.
     """
     steps = resolve_strides(strides, depth, spatial_dims)
     return UNet(
@@ -219,7 +219,7 @@ def unet_classic(
     depth: int | None = None,
     dropout: float = 0.5,
 ) -> UNet:
-    """The U-Net that the UNet++ paper compares with: max pooling, ReLU, dropout, no normalisation.
+    """U-Net as in the UNet++ paper: max pooling, ReLU, dropout.
 
     Source: Zhou et al. 2019, arXiv 1912.05074
 
@@ -237,7 +237,7 @@ def unet_classic(
 def unet_wide(
     *, spatial_dims: int = 2, in_channels: int = 1, out_channels: int = 1, strides: Strides | None = None
 ) -> UNet:
-    """`unet_classic` widened to 35..560 channels, the UNet++ paper's baseline of about UNet++'s size.
+    """`unet_classic` with 35..560 channels, about as large as UNet++.
 
     Source: Zhou et al. 2019, arXiv 1912.05074
     """

@@ -35,7 +35,7 @@ DOWNSAMPLE = ("maxpool", "stride")
 
 @MODELS.register("unetpp")
 class UNetPlusPlus(nn.Module):
-    """UNet++ with the layers of the paper's code; 2D unless asked otherwise.
+    """UNet++ with the layers of the official code.
 
     Source: Zhou et al. 2019, arXiv 1912.05074
 
@@ -243,7 +243,7 @@ def unetpp_batchnorm(
     deep_supervision: bool = False,
     inference: str | int = "last",
 ) -> UNetPlusPlus:
-    """UNet++ with batch normalisation and linear up-sampling: pytorch-nested-unet's NestedUNet.
+    """UNet++ with batch normalisation and linear up-sampling.
 
     Source: pytorch-nested-unet (557ea02), after Zhou et al. 2018
 
@@ -271,9 +271,9 @@ def unetpp_nnunet(
     dropout: float = 0.0,
     inference: str | int = "last",
 ) -> UNetPlusPlus:
-    """UNet++ with nnU-Net's layers, for volumes: instance normalisation, leaky ReLU, strided convolutions.
+    """UNet++ with nnU-Net's layers, for volumes.
 
-    Source: the authors' fork of nnU-Net v1, after Zhou et al. 2019
+    Source: the UNet++ repository's fork of nnU-Net v1
 
     Arguments as in `UNetPlusPlus`; without `strides` and `depth` it has the fork's five down-samplings.
     """

@@ -14,6 +14,8 @@ from medseg.losses import IGNORE, build_loss
 from medseg.losses.cross_entropy import at_least_float32
 from medseg.targets.base import TARGETS, head_weights, resize_labels
 
+MAX_VALUE = 65_535  # of a label: values index a table
+
 
 @TARGETS.register("exclusive")
 class ExclusiveClasses:
@@ -47,8 +49,11 @@ class ExclusiveClasses:
         self.values = sorted(self.labels.values())
         self.ignore_label, self.binary, self.head_weights = ignore_label, binary, head_weights
         taken = [*self.values, *([] if ignore_label is None else [ignore_label])]
-        if len(self.values) < 2 or len(set(taken)) < len(taken) or min(taken) < 0:
-            raise UsageError(f"labels {self.labels}, ignore_label {ignore_label} (needs at least two, different, >= 0)")
+        if len(self.values) < 2 or len(set(taken)) < len(taken) or not 0 <= min(taken) <= max(taken) <= MAX_VALUE:
+            raise UsageError(
+                f"labels {self.labels}, ignore_label {ignore_label} "
+                f"(needs two or more different values in 0..{MAX_VALUE})"
+            )
         if binary and len(self.values) != 2:
             raise UsageError(f"binary target with {len(self.values)} classes (needs exactly 2)")
         self.out_channels = 1 if binary else len(self.values)

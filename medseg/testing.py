@@ -1,0 +1,154 @@
+"""The published contracts: what every model and target must do, registered here or by another distribution.
+
+    from medseg.testing import check_model
+    check_model(create_model("mine", spatial_dims=2, in_channels=1, out_channels=3), spatial_dims=2, in_channels=1)
+
+Each function raises AssertionError and says which promise is broken.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medseg.targets import Target, build_target
+
+
+def check_model(model: nn.Module, *, spatial_dims: int, in_channels: int = 1, out_channels: int = 2) -> None:
+    """Check the model contract; a few seconds for a narrow model. The model itself is left unchanged.
+
+    Args:
+        model: built for `spatial_dims`, `in_channels` and `out_channels`.
+        spatial_dims: 2 or 3.
+        in_channels: image channels that it takes.
+        out_channels: logits per voxel that it returns.
+    """
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    divisor: tuple[int, ...] = tuple(cast(Any, model).divisor)
+    assert len(divisor) == spatial_dims, f"divisor {divisor} does not have {spatial_dims} axes"
+    _perturb(model, generator)
+    image = torch.randn((2, in_channels, *(2 * d for d in divisor)), generator=generator)
+    check_training_step(model, image, out_channels)
+    for size in (divisor, tuple(2 * d + 1 for d in divisor)):
+        padded = pad_to_divisor(torch.randn((2, in_channels, *size), generator=generator), divisor)
+        check_inference(model, padded, out_channels)
+    check_state_round_trip(model, image)
+
+
+def check_training_step(model: nn.Module, image: Tensor, out_channels: int) -> None:
+    """Forward and backward in training mode are finite, heads have the right shapes, every parameter gets a gradient.
+
+    Args:
+        model: put into training mode, its gradients are overwritten.
+        image: (B, C, *S), S a multiple of the divisor.
+        out_channels: expected logits per voxel.
+    """
+    model.train().zero_grad()
+    logits = model(image)
+    heads = logits if isinstance(logits, list) else [logits]
+    _check_logits(heads[0], image, out_channels)
+    for head in heads:
+        assert head.shape[:2] == (len(image), out_channels), f"a head has shape {tuple(head.shape)}"
+        assert all(h <= s for h, s in zip(head.shape[2:], image.shape[2:], strict=True)), (
+            "a head is larger than the image"
+        )
+    torch.stack([head.square().mean() for head in heads]).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"parameter {name} gets no gradient"
+        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+        assert parameter.grad.any(), f"the gradient of {name} is all zero"
+
+
+def check_inference(model: nn.Module, image: Tensor, out_channels: int) -> None:
+    """Evaluation returns one finite tensor of the image's size, repeatably, and a sample's logits depend on no other.
+
+    Args:
+        model: put into evaluation mode.
+        image: (B, C, *S), B >= 2, S a multiple of the divisor.
+        out_channels: expected logits per voxel.
+    """
+    model.eval()
+    with torch.no_grad():
+        logits = model(image)
+        _check_logits(logits, image, out_channels)
+        assert torch.equal(logits, model(image)), "evaluation is not deterministic"
+        reversed_logits = model(image.flip(0)).flip(0)
+    assert torch.allclose(logits, reversed_logits, rtol=1e-4, atol=1e-5), "logits depend on the order of the batch"
+
+
+def check_state_round_trip(model: nn.Module, image: Tensor) -> None:
+    """A copy with other weights that loads the saved state (safetensors) gives the same logits bit for bit.
+
+    Args:
+        model: put into evaluation mode.
+        image: (B, C, *S), S a multiple of the divisor.
+    """
+    other = copy.deepcopy(model.eval())
+    _perturb(other, torch.Generator().manual_seed(1))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+        other.load_state_dict(load_file(path))
+    with torch.no_grad():
+        assert torch.equal(model(image), other.eval()(image)), "the state dict does not hold all of the model's state"
+
+
+def check_target(target: Target, label: Tensor) -> None:
+    """Check the target contract.
+
+    Args:
+        target: to be checked.
+        label: (B, 1, *S) label values that the target knows, S at least 4 along every axis, no voxel ignored.
+    """
+    encoded = target.encode(label)
+    logits = torch.randn((len(label), target.out_channels, *label.shape[2:]), requires_grad=True)
+    loss = target.loss(logits, encoded)
+    assert loss.shape == (), f"the loss has shape {tuple(loss.shape)}, not a scalar's"
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.isfinite().all(), "the gradient of the loss is not finite"
+    assert gradient.any(), "the loss has no gradient"
+    halved = nn.functional.avg_pool2d(logits, 2) if logits.ndim == 4 else nn.functional.avg_pool3d(logits, 2)
+    assert target.loss([logits, halved], encoded).isfinite(), "the loss of two heads is not finite"
+    _check_probabilities(target, logits.detach(), label)
+    description = json.loads(json.dumps(target.to_dict()))
+    rebuilt = build_target(description)
+    assert rebuilt.to_dict() == target.to_dict(), "to_dict does not survive build_target"
+    assert torch.equal(rebuilt.loss(logits, rebuilt.encode(label)), loss), "the rebuilt target has another loss"
+
+
+def pad_to_divisor(image: Tensor, divisor: Sequence[int]) -> Tensor:
+    """Zero-pad (B, C, *S) at the end of each axis to the next multiple of `divisor`."""
+    missing = [-s % d for s, d in zip(image.shape[2:], divisor, strict=True)]
+    return nn.functional.pad(image, [side for m in reversed(missing) for side in (0, m)])
+
+
+def _check_logits(logits: Tensor, image: Tensor, out_channels: int) -> None:
+    expected = (len(image), out_channels, *image.shape[2:])
+    assert isinstance(logits, Tensor), f"expected one tensor of logits, not {type(logits).__name__}"
+    assert tuple(logits.shape) == expected, f"logits have shape {tuple(logits.shape)}, not {expected}"
+    assert logits.isfinite().all(), "logits are not finite"
+
+
+def _check_probabilities(target: Target, logits: Tensor, label: Tensor) -> None:
+    probabilities = target.activate(logits)
+    assert probabilities.shape == logits.shape, "activate changes the shape"
+    assert 0 <= probabilities.min() <= probabilities.max() <= 1, "probabilities leave 0..1"
+    assert target.activate(logits.bfloat16()).dtype == torch.float32, "probabilities of bfloat16 logits are not float32"
+    decoded = target.decode(probabilities)
+    assert decoded.shape == (len(label), *label.shape[2:]), f"decode returns shape {tuple(decoded.shape)}"
+    assert not decoded.is_floating_point(), "decode returns no integers"
+
+
+def _perturb(model: nn.Module, generator: torch.Generator) -> None:
+    """Leave special initial values (zeros, ones) behind, which would hide a dead or an unsaved parameter."""
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.1)  # positive: running variances stay so

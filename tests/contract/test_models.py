@@ -1,0 +1,83 @@
+"""Every registered model keeps the published contract, in 2D and 3D: registering a model is what gets it tested."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from medseg.errors import UsageError
+from medseg.models import MODELS, create_model
+from medseg.models.table import describe
+from medseg.testing import check_model
+
+TINY = {"base_channels": 4, "depth": 2, "deep_supervision": True}
+
+
+def tiny(name: str, spatial_dims: int) -> dict[str, Any]:
+    """Arguments for the smallest model that still has every part; only those that the model takes."""
+    wanted = {**TINY, "spatial_dims": spatial_dims, "in_channels": 2, "out_channels": 3}
+    if "depth" not in MODELS.arguments(name):
+        wanted["strides"] = [1, 2, 2]
+    return {key: value for key, value in wanted.items() if key in MODELS.arguments(name)}
+
+
+@pytest.fixture(autouse=True)
+def _one_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", MODELS.names())
+def test_model_keeps_the_contract(name: str, spatial_dims: int) -> None:
+    model = create_model(name, **tiny(name, spatial_dims))
+    check_model(model, spatial_dims=spatial_dims, in_channels=2, out_channels=3)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_exported_model_computes_the_same(name: str) -> None:
+    model = create_model(name, **tiny(name, 2)).eval()
+    image = torch.randn(1, 2, *(2 * d for d in model.divisor))
+    exported = torch.export.export(model, (image,)).module()
+    torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_bfloat16_channels_last_is_close_to_float32(name: str) -> None:
+    model = create_model(name, **tiny(name, 2)).eval()
+    image = torch.randn(2, 2, *(4 * d for d in model.divisor))
+    with torch.no_grad():
+        exact = model(image)
+        model, image = model.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(image), exact, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(image)
+    assert (rounded.float() - exact).abs().mean() < 0.05 * exact.abs().mean() + 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_anisotropic_strides_set_the_divisor(name: str) -> None:
+    if "strides" not in MODELS.arguments(name):
+        pytest.skip(f"{name} takes no strides")
+    arguments = tiny(name, 3) | {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}
+    model = create_model(name, **arguments)
+    assert tuple(model.divisor) == (2, 4, 4)
+    check_model(model, spatial_dims=3, in_channels=2, out_channels=3)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_wrong_size_is_refused_with_the_fitting_one(name: str) -> None:
+    model = create_model(name, **tiny(name, 2))
+    size = [2 * d for d in model.divisor]
+    with pytest.raises(UsageError, match=rf"pad to \({size[0]}, {size[1]}\)"):
+        model(torch.zeros(1, 2, size[0] - 1, size[1]))
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_model_describes_itself(name: str) -> None:
+    card = describe(name)
+    assert card.summary.endswith(".")
+    assert card.source != "-", "its docstring needs a line 'Source: ...'"
+    assert card.spatial_dims
+    assert card.parameters > 0

@@ -1,0 +1,33 @@
+"""Every registered target keeps the published contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from medseg.targets import TARGETS, build_target
+from medseg.testing import check_target
+
+LABELS = {"background": 0, "organ": 1, "lesion": 2}
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "exclusive": [
+        {"labels": LABELS},
+        {"labels": LABELS, "ignore_label": 9, "loss": {"name": "dice_ce", "batch_dice": False}, "head_weights": [2, 1]},
+        {"labels": {"background": 0, "organ": 2}, "binary": True, "loss": "cross_entropy"},
+        {"labels": LABELS, "loss": {"name": "hybrid", "dice_mode": "pixel"}},
+    ],
+}
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", TARGETS.names())
+def test_target_keeps_the_contract(name: str, spatial_dims: int) -> None:
+    torch.manual_seed(0)
+    assert name in EXAMPLES, f"add an example of target '{name}' to EXAMPLES"
+    for example in EXAMPLES[name]:
+        target = build_target({"name": name, **example})
+        values = torch.tensor(list(example["labels"].values()))
+        label = values[torch.randint(0, len(values), (2, 1, *[6] * spatial_dims))]
+        check_target(target, label.to(torch.uint8))
