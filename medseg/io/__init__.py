@@ -1,1 +1,42 @@
+"""Files: the only place that opens them, and the only door for unpickling, extracting and loading weights."""
 
+from medseg.io.archives import extract
+from medseg.io.arrays import load_array, save_array
+from medseg.io.atomic import atomic_path, write_json, write_text
+from medseg.io.checkpoint import load_checkpoint, save_checkpoint
+from medseg.io.download import download
+from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
+from medseg.io.memory import free_memory
+from medseg.io.model_folder import load_model, save_model
+from medseg.io.readers import read_channels, read_geometry, read_labels, read_volume, write_labels, write_volume
+from medseg.io.sidecar import read_json
+from medseg.io.volume import Geometry, Volume, from_canonical, to_canonical
+
+__all__ = [
+    "KNOWN_ENDINGS",
+    "Geometry",
+    "Volume",
+    "atomic_path",
+    "download",
+    "extract",
+    "file_ending",
+    "free_memory",
+    "from_canonical",
+    "label_ending",
+    "load_array",
+    "load_checkpoint",
+    "load_model",
+    "read_channels",
+    "read_geometry",
+    "read_json",
+    "read_labels",
+    "read_volume",
+    "save_array",
+    "save_checkpoint",
+    "save_model",
+    "to_canonical",
+    "write_json",
+    "write_labels",
+    "write_text",
+    "write_volume",
+]

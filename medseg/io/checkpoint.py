@@ -1,0 +1,66 @@
+"""Training checkpoints: tensors and plain data, written atomically, read without running code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import UnreadableFile, UnsafeArtefact
+from medseg.io.atomic import atomic_path
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain data (no numpy numbers, no paths, no objects: `load_checkpoint` would refuse them).
+
+    Raises:
+        ResourceError: it cannot be written; the old checkpoint is intact.
+    """
+    import torch
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        UnsafeArtefact: it holds objects that could run code; there is no unsafe fallback.
+        UnreadableFile: missing, truncated or damaged.
+    """
+    import torch
+
+    path = Path(path)
+    _check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        problem = f"holds more than tensors and plain data, which could run code: {first[:200]}"
+        raise UnsafeArtefact(problem, path=path, fix="use only checkpoints that you made with this program") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _check_archive(path: Path) -> None:
+    """A checkpoint is a zip with checksums: compare them, and refuse a bare pickle."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:1] == b"\x80":
+            raise UnsafeArtefact("is a bare pickle, which could run code", path=path, fix="use a checkpoint of ours")
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except OSError as error:
+        raise UnreadableFile(f"cannot be read: {error.strerror or error}", path=path) from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    if wrong:
+        raise _damaged(path, f"the checksum of '{wrong}' is wrong")
+
+
+def _damaged(path: Path, reason: str) -> UnreadableFile:
+    return UnreadableFile(f"is truncated or damaged: {reason.splitlines()[0][:200]}", path=path, fix="use an older one")

@@ -1,0 +1,113 @@
+"""A model on disk: model.safetensors and model.json, plain numbers and names; loading one cannot run code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg import __version__
+from medseg.errors import UnreadableFile, UnsafeArtefact, UsageError
+from medseg.io.atomic import atomic_path, sync, to_json
+from medseg.io.sidecar import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+PICKLE_ENDINGS = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".model")
+_OWN_KEYS = ("format", "medseg", "weights_sha256")
+
+
+def save_model(folder: str | Path, state_dict: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a model folder.
+
+    Both files are complete on the disk before the first takes its name, so a kill leaves the old model or the new
+    one; only between the two renames can it leave a pair whose hashes differ, which `load_model` refuses.
+
+    Args:
+        folder: made if missing.
+        state_dict: name -> tensor, on any device.
+        description: plain data: model name and arguments, target, plan, metrics.
+
+    Raises:
+        ResourceError: it cannot be written; the old files are intact.
+    """
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    weights = save(contiguous)  # bytes, so that a full disk shows as Python's own error
+    own = {"format": FORMAT, "medseg": __version__, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    text = to_json({**own, **description})
+    with atomic_path(Path(folder) / DESCRIPTION) as json_file:
+        json_file.write_text(text, encoding="utf-8")
+        sync(json_file)
+        with atomic_path(Path(folder) / WEIGHTS) as weights_file:
+            weights_file.write_bytes(weights)
+
+
+def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a model folder.
+
+    Returns:
+        state_dict (name -> CPU tensor) and the description that was saved with it.
+
+    Raises:
+        UnreadableFile: the folder or one of its files is missing or damaged.
+        UnsafeArtefact: a pickle, weights that are not those described, or a description that names code.
+        UsageError: written by a newer medseg.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    description = _read_description(folder / DESCRIPTION)
+    weights = (folder / WEIGHTS).read_bytes()
+    found = hashlib.sha256(weights).hexdigest()
+    if found != description["weights_sha256"]:
+        problem = f"its SHA-256 is {found[:12]}... ({DESCRIPTION} says {str(description['weights_sha256'])[:12]}...)"
+        raise UnsafeArtefact(problem, path=folder / WEIGHTS, fix="copy or download the whole model folder again")
+    return _tensors(weights, folder / WEIGHTS), {key: description[key] for key in description if key not in _OWN_KEYS}
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.suffix.lower() in PICKLE_ENDINGS:
+        problem = "is a pickle, which can run code when loaded (expected a model folder)"
+        raise UnsafeArtefact(problem, path=folder, fix=f"give a folder with {WEIGHTS} and {DESCRIPTION}")
+    if not folder.is_dir():
+        raise UnreadableFile("is not a model folder", path=folder, fix="check the path")
+    missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
+    if missing:
+        raise UnreadableFile(f"lacks {' and '.join(missing)}", path=folder, fix="give a complete model folder")
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    description = read_json(path)
+    if not isinstance(description, dict) or not isinstance(description.get("weights_sha256"), str):
+        raise UnreadableFile("has no 'weights_sha256'", path=path, fix="copy the model folder again")
+    version = description.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise UnreadableFile(f"format is {version!r} (expected 1 to {FORMAT})", path=path)
+    if version > FORMAT:
+        raise UsageError(f"format {version} is newer than this medseg reads ({FORMAT})", path=path, fix="update medseg")
+    if _names_code(description):
+        raise UnsafeArtefact("has a '_target_', which names code to run (expected names and numbers)", path=path)
+    return description
+
+
+def _names_code(data: Any) -> bool:
+    if isinstance(data, dict):
+        return "_target_" in data or any(map(_names_code, data.values()))
+    return isinstance(data, list) and any(map(_names_code, data))
+
+
+def _tensors(weights: bytes, path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(weights)
+    except SafetensorError as error:
+        if weights[:1] == b"\x80" or weights[:2] == b"PK":
+            raise UnsafeArtefact("is a pickle named like safetensors", path=path) from None
+        raise UnreadableFile(f"is not a safetensors file: {error}", path=path, fix="copy it again") from None
