@@ -1,7 +1,8 @@
 """Dice + cross-entropy of softmax logits as one operation with a gradient in closed form.
 
-The plain composition of `cross_entropy` and `soft_dice_loss`, which defines the value and serves one sigmoid
-channel, keeps some six tensors of the logits' size for its backward pass; this keeps the probabilities only. With
+The plain composition of `cross_entropy` and `soft_dice_loss`, which defines the value and serves one sigmoid channel,
+keeps about twice as much memory for its backward pass and is slower with many classes. Here only the probabilities, the
+labels and the labelled mask are kept. With
 dDice/dp_k = C_k + A_k [k = t], where t is the voxel's label, the gradient by the logits is
 
     dL/dx_k = p_k (C_k + w - s) + [k = t] (A_t p_t - w),    s = A_t p_t + sum_j C_j p_j,    w = ce_weight / N,

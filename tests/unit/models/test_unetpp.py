@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.errors import UsageError
 from medseg.models import create_model
@@ -103,6 +104,13 @@ def test_pruned_papers_network_has_the_count_of_that_depth(k: int) -> None:
     with torch.device("meta"):
         pruned = create_model("unetpp", **PAPER).prune(k)
     assert sum(p.numel() for p in pruned.parameters()) == [100_961, 511_105, 2_204_961, 9_041_601][k - 1]
+
+
+@pytest.mark.parametrize(("k", "giga_macs"), [(1, 0.489), (2, 1.249), (3, 2.452), (4, 4.184)])
+def test_pruning_saves_the_multiplications_of_the_unused_nodes(k: int, giga_macs: float) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        create_model("unetpp", **PAPER).eval().prune(k)(torch.empty(1, 1, 96, 96))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(giga_macs, rel=0.005)
 
 
 def test_unsupervised_depth_cannot_be_pruned_to() -> None:
