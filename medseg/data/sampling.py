@@ -57,6 +57,7 @@ class PatchDataset(Dataset[Sample]):
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size or plan.batch_size
         self.foreground_from = self.batch_size - round(self.batch_size * foreground_fraction)
         self.patch_size, self.include_ids = plan.patch_size, include_ids
+        self.announce: Callable[[str], None] = lambda case_id: None  # told each case before it is read
         self.having: dict[int, list[str]] = {}
         for id_ in self.ids:
             for value in prepared.classes(id_):
@@ -88,6 +89,7 @@ class PatchDataset(Dataset[Sample]):
         return case_id, positions[rng.integers(len(positions))]
 
     def _cut(self, rng: np.random.Generator, case_id: str, voxel: np.ndarray | None) -> Sample:
+        self.announce(case_id)
         image, labels = self.prepared.image(case_id), self.prepared.labels(case_id)
         start = patch_start(rng, labels.shape, self.patch_size, voxel)
         size = getattr(self.augment, "input_size", self.patch_size)

@@ -1,0 +1,136 @@
+"""What happens around the steps: checkpoints, validation on whole images, and telling the user how it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from medseg.data.prepared import PreparedDataset
+from medseg.inference.sliding_window import sliding_window
+from medseg.io import save_model
+from medseg.training.run_folder import RunFolder
+from medseg.training.signals import StopRequest
+from medseg.training.task import SegmentationTask
+
+VALIDATION_SHARE = 0.05  # of the training time, where the user sets no interval
+
+
+class Checkpoints(pl.Callback):
+    """Save the full state every so many minutes, at the end, and when a signal asks to stop.
+
+    Args:
+        run: where to save.
+        minutes: between two checkpoints.
+        stop: the signal that was caught, if any.
+    """
+
+    def __init__(self, run: RunFolder, minutes: float, stop: StopRequest) -> None:
+        self.run, self.seconds, self.stop = run, minutes * 60, stop
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any) -> None:
+        """Save if it is time; end the run if the budget is spent or a signal came."""
+        assert isinstance(task, SegmentationTask)
+        stopping = any_process(trainer, self.stop.signum is not None)
+        trainer.should_stop = trainer.should_stop or task.progress() >= 1
+        if stopping or trainer.should_stop or any_process(trainer, time.monotonic() - self.saved >= self.seconds):
+            trainer.save_checkpoint(self.run.checkpoint)
+            self.saved = time.monotonic()
+        if stopping:
+            self.stop.signum = self.stop.signum or 15  # another process of the group was told
+            raise self.stop.error()
+
+
+def any_process(trainer: pl.Trainer, here: bool) -> bool:
+    """Whether something holds in any process, so that all of them act together."""
+    return bool(trainer.strategy.reduce_boolean_decision(here, all=False)) if trainer.world_size > 1 else here
+
+
+class Validation(pl.Callback):
+    """Dice on the whole validation images with the averaged weights; the best are kept as a model folder.
+
+    Args:
+        prepared: the preprocessed cases.
+        ids: the validation cases.
+        run: the best model goes to its ``best`` folder.
+        description: of the model, for that folder.
+        settings: ``val_every`` epochs between two validations (None spends at most 5 % of the training time on
+            them) and ``steps_per_epoch``.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedDataset,
+        ids: Sequence[str],
+        run: RunFolder,
+        description: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.prepared, self.ids, self.run, self.description = prepared, list(ids), run, dict(description)
+        self.every, self.steps_per_epoch = settings["val_every"], settings["steps_per_epoch"]
+        self.best, self.cost, self.finished = -1.0, 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept over a resume."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore."""
+        self.best = state["best"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any) -> None:
+        """Validate at the end of an epoch, if it is due."""
+        assert isinstance(task, SegmentationTask)
+        epoch, rest = divmod(trainer.global_step, self.steps_per_epoch)
+        if rest or not self.ids or not trainer.is_global_zero or not self._due(task, epoch):
+            return
+        start = time.monotonic()
+        scores = self.dice(task)
+        self.finished, self.cost = time.monotonic(), time.monotonic() - start
+        mean = float(np.nanmean(scores))
+        named = {f"val/dice_{name}": value for name, value in zip(self._foreground(task), scores, strict=True)}
+        metrics = {"val/dice": mean, **named, "minutes": task.budget.elapsed() / 60}
+        trainer.callback_metrics["val/dice"] = torch.tensor(mean)
+        for logger in trainer.loggers:
+            logger.log_metrics({key: value for key, value in metrics.items() if value == value}, trainer.global_step)
+        if mean > self.best:
+            self.best = mean
+            description = {**self.description, "metrics": {"val/dice": mean, "step": trainer.global_step}}
+            save_model(self.run.best, task.final_network.state_dict(), description)
+
+    def _due(self, task: SegmentationTask, epoch: int) -> bool:
+        if self.every:
+            return epoch % self.every == 0
+        if not self.cost:
+            return task.progress() >= 0.1
+        return time.monotonic() - self.finished >= self.cost / VALIDATION_SHARE
+
+    def _foreground(self, task: SegmentationTask) -> dict[str, int]:
+        labels = self.description["target"]["labels"]
+        return {name: value for name, value in labels.items() if value != 0}
+
+    @torch.no_grad()
+    def dice(self, task: SegmentationTask) -> list[float]:
+        """Mean Dice per foreground class over the cases that have the class in label or prediction; NaN if none has."""
+        values = list(self._foreground(task).values())
+        network, training = task.final_network, task.final_network.training
+        network.eval()
+        scores = np.full((len(self.ids), len(values)), np.nan)
+        for row, case in zip(scores, self.ids, strict=True):
+            image = torch.from_numpy(np.array(self.prepared.image(case)))
+            logits = sliding_window(network, image, self.description["plan"]["patch_size"], task.profile)
+            predicted = task.target.decode(task.target.activate(logits[None]))[0].numpy()
+            row[:] = [_dice(predicted == value, self.prepared.labels(case) == value) for value in values]
+        network.train(training)
+        seen = ~np.isnan(scores).all(axis=0)
+        return [float(np.nanmean(column)) if ok else float("nan") for column, ok in zip(scores.T, seen, strict=True)]
+
+
+def _dice(predicted: np.ndarray, reference: np.ndarray) -> float:
+    size = int(predicted.sum()) + int(reference.sum())
+    return 2 * int((predicted & reference).sum()) / size if size else float("nan")

@@ -1,0 +1,141 @@
+"""fit: a config becomes a trained model folder. Read top to bottom, it is the whole story of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from medseg.data.catalogue import resolve_dataset
+from medseg.data.dataset import SegmentationDataset
+from medseg.data.fingerprint import make_fingerprint
+from medseg.data.plan import Plan, make_plan
+from medseg.data.prepare import PreparedDataset, prepare
+from medseg.data.splits import write_splits
+from medseg.io import save_model, write_json
+from medseg.models import create_model
+from medseg.training.callbacks import Checkpoints, Validation
+from medseg.training.loader import TrainingData
+from medseg.training.progress import ProgressReport
+from medseg.training.report import report_folds, report_validation
+from medseg.training.run_folder import RunFolder
+from medseg.training.setup import (
+    choose_folds,
+    fit_patch,
+    make_data,
+    make_folds,
+    make_profile,
+    make_target,
+    make_task,
+    make_trainer,
+    model_arguments,
+)
+from medseg.training.signals import catch_stop_signals
+from medseg.training.task import SegmentationTask
+
+Config = Mapping[str, Any]
+
+
+def train_command(cfg: Config) -> int:
+    """``medseg train``: fit and say where the results lie."""
+    run = fit(cfg)
+    print(f"medseg: model, metrics and report are in {run}")
+    return 0
+
+
+def fit(cfg: Config) -> Path:
+    """Train one fold, or all folds one after the other, from a config with the keys of ``configs/train.yaml``.
+
+    Returns:
+        The run folder: ``model.json`` and ``model.safetensors`` (for all folds: in ``fold_0``, ``fold_1``, ...), the
+        plan, splits, logs, checkpoints, and ``validation/`` with predictions, ``summary.json`` and ``report.html``.
+
+    Raises:
+        MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
+    """
+    run = RunFolder(cfg["run_dir"])
+    with run.lock():
+        write_json(run.config, dict(cfg))
+        dataset = resolve_dataset(cfg["data"])
+        splits = make_folds(dataset, cfg["data"])
+        write_splits(run.splits, splits)
+        folds = choose_folds(cfg["fold"], len(splits))
+        plan = plan_training(dataset, cfg)
+        plan.save(run.plan)
+        ids = sorted({case for fold in folds for part in ("train", "val") for case in splits[fold][part]})
+        prepared = prepare(dataset, plan, ids, cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
+        folders = [run] if len(folds) == 1 else [RunFolder(run.path / f"fold_{fold}") for fold in folds]
+        for fold, folder in zip(folds, folders, strict=True):
+            fit_fold(cfg, folder, dataset, prepared, plan, splits[fold], fold)
+        if len(folds) > 1:
+            report_folds(run, folders)
+    return run.path
+
+
+def plan_training(dataset: SegmentationDataset, cfg: Config) -> Plan:
+    """The plan of a dataset: from ``plan.file`` if given, else made from its fingerprint, with the user's overrides."""
+    overrides = dict(cfg["plan"])
+    file = overrides.pop("file", None)
+    if file:
+        return Plan.load(file).override(**overrides)
+    device = make_profile(cfg["trainer"]).device.type
+    return make_plan(make_fingerprint(dataset, workers=cfg["data"]["workers"]), device=device, **overrides)
+
+
+def fit_fold(
+    cfg: Config,
+    run: RunFolder,
+    dataset: SegmentationDataset,
+    prepared: PreparedDataset,
+    plan: Plan,
+    split: Mapping[str, list[str]],
+    fold: int,
+) -> None:
+    """Train on one split, export the averaged weights, predict and evaluate its validation cases."""
+    checkpoint = run.newest_checkpoint(cfg["resume"])
+    pl.seed_everything(cfg["seed"] + fold, verbose=False)
+    profile = make_profile(cfg["trainer"])
+    target = make_target(cfg["target"], plan)
+    arguments = model_arguments(cfg["model"], plan, target)
+    network = create_model(**arguments)
+    plan = fit_patch(plan, network)
+    task = make_task(cfg, network, target, profile)
+    data = make_data(cfg, prepared, plan, split["train"], profile)
+    description = {
+        "model": arguments,
+        "target": target.to_dict(),
+        "plan": plan.to_dict(),
+        "training": {"dataset": dataset.name, "fold": fold, "seed": cfg["seed"], "cases": len(split["train"])},
+    }
+    size = f"{arguments['name']}, {sum(p.numel() for p in network.parameters()):,} parameters"
+    cases = f"{len(split['train'])} training and {len(split['val'])} validation cases"
+    print(f"medseg: {size}; {cases}; patch {list(plan.patch_size)}, batch {plan.batch_size}; {profile}", flush=True)
+    validation = Validation(prepared, split["val"], run, description, cfg["trainer"])
+    description["training"].update(train(cfg, run, task, data, validation, checkpoint))
+    save_model(run.path, task.final_network.state_dict(), description)
+    report_validation(run, dataset, split["val"], cfg["trainer"])
+
+
+def train(
+    cfg: Config,
+    run: RunFolder,
+    task: SegmentationTask,
+    data: TrainingData,
+    validation: Validation,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Turn the crank until the budget is spent; returns the facts of the training."""
+    settings = cfg["trainer"]
+    progress = ProgressReport(data.dataset.batch_size, settings["progress"])
+    with catch_stop_signals() as stop, data.name_lost_workers():
+        callbacks = [progress, validation, Checkpoints(run, settings["checkpoint_minutes"], stop)]
+        trainer = make_trainer(settings, run, task.profile, callbacks)
+        trainer.fit(task, data, ckpt_path=checkpoint)
+    return {
+        "steps": trainer.global_step,
+        "seconds": round(task.budget.elapsed(), 1),
+        "seconds_per_step": round(progress.seconds_per_step, 4),
+        "data_wait": round(progress.data_wait, 4),
+    }

@@ -1,0 +1,117 @@
+"""Training batches without end, decided by the step alone; a lost worker is reported with the case it was reading."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler, get_worker_info
+
+from medseg.data.sampling import PatchDataset
+from medseg.errors import ResourceError
+from medseg.io import free_memory
+
+WORKER_BYTES = 2**30  # what a worker needs at most: its imports and a few patches; the arrays are memory-mapped
+_LOST_WORKER = ("DataLoader worker", "DataLoader timed out")
+
+
+class StepStream(Sampler[list[int]]):
+    """Indices of batch after batch without end; those of step s are the same in every run.
+
+    Args:
+        batch_size: per process.
+        first_step: asked when iteration starts, so a resumed run continues where it stopped.
+        rank: of this process.
+        world_size: number of processes; each takes its own part of every step.
+    """
+
+    def __init__(self, batch_size: int, first_step: Callable[[], int], *, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size, self.first_step, self.rank, self.world_size = batch_size, first_step, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in count(self.first_step()):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))
+
+
+class TrainingData(pl.LightningDataModule):
+    """Serves a `PatchDataset` to Lightning.
+
+    Args:
+        dataset: indexed without end.
+        workers: processes that cut and augment patches; 0 does it in the training process.
+        timeout: seconds after which a worker counts as hung.
+        accumulate: batches per optimiser step.
+    """
+
+    def __init__(self, dataset: PatchDataset, *, workers: int, timeout: float, accumulate: int = 1) -> None:
+        super().__init__()
+        self.dataset, self.workers, self.timeout, self.accumulate = dataset, workers, timeout, accumulate
+        self.watch = CaseWatch(dataset.ids, workers)
+        dataset.announce = self.watch.announce
+
+    def train_dataloader(self) -> DataLoader:
+        """Lightning hook."""
+        assert self.trainer is not None
+        trainer = self.trainer
+        stream = StepStream(
+            self.dataset.batch_size,
+            lambda: trainer.global_step * self.accumulate,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        several: dict[str, Any] = {"timeout": self.timeout, "prefetch_factor": 4} if self.workers else {}
+        # Its own generator: drawing the workers' seed from the global one would shift dropout after a resume.
+        return DataLoader(
+            self.dataset, batch_sampler=stream, num_workers=self.workers, generator=torch.Generator(), **several
+        )
+
+    @contextmanager
+    def name_lost_workers(self) -> Iterator[None]:
+        """Turn torch's errors about dead and hung workers into one that names the case."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not str(error).startswith(_LOST_WORKER):
+                raise
+            state = "hung" if "timed out" in str(error) else "died (killed, or out of memory)"
+            raise ResourceError(
+                f"a data worker {state} while reading case {' or '.join(self.watch.current())}",
+                fix="check that case, free memory, or set data.workers=0; then go on with resume=true",
+                written="The last checkpoint is kept.",
+            ) from error
+
+
+class CaseWatch:
+    """Shared memory in which each worker notes the case that it is about to read."""
+
+    def __init__(self, ids: Sequence[str], workers: int) -> None:
+        self.ids = list(ids)
+        self._slots = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
+
+    def announce(self, case_id: str) -> None:
+        """Called by the dataset before it reads a case."""
+        worker = get_worker_info()
+        self._slots[worker.id if worker else 0] = self.ids.index(case_id)
+
+    def current(self) -> list[str]:
+        """The cases that the workers last began."""
+        return [self.ids[i] for i in self._slots if i >= 0] or ["(none yet)"]
+
+
+def choose_loader_workers(requested: int | str | None, device: str) -> int:
+    """Processes for loading: as asked, else one beside a CPU training (which needs the cores itself), more for a GPU.
+
+    Never more than the free memory of the control group holds.
+    """
+    if requested not in (None, "auto"):
+        return max(0, int(requested))  # type: ignore[arg-type]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = 1 if device == "cpu" else min(8, max(1, cores - 1))
+    return int(min(wanted, free_memory() // WORKER_BYTES))

@@ -1,0 +1,159 @@
+"""The parts of a training, built from its config."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import nn
+
+from medseg.data.augment import make_augmentation
+from medseg.data.dataset import SegmentationDataset
+from medseg.data.plan import Plan
+from medseg.data.prepared import PreparedDataset
+from medseg.data.sampling import PatchDataset
+from medseg.data.splits import make_splits
+from medseg.device import DeviceProfile, choose_profile
+from medseg.errors import UsageError
+from medseg.models import MODELS
+from medseg.targets import TARGETS, Target, build_target
+from medseg.training.loader import TrainingData, choose_loader_workers
+from medseg.training.run_folder import AtomicCheckpointIO, RunFolder
+from medseg.training.schedule import Budget, parse_max_time
+from medseg.training.task import SegmentationTask
+
+Config = Mapping[str, Any]
+DEFAULT_EPOCHS = 100
+
+
+def make_folds(dataset: SegmentationDataset, data: Config) -> list[dict[str, list[str]]]:
+    """The dataset's folds, checked for subjects on both sides."""
+    return make_splits(
+        dataset,
+        folds=data["folds"],
+        seed=data["split_seed"],
+        file=data["split_file"],
+        group_by=data["group_by"],
+        leave_out=data["leave_out"],
+    )
+
+
+def choose_folds(fold: int | str, count: int) -> list[int]:
+    """``fold=all`` or one number -> the folds to train. Raises UsageError for a fold that is not there."""
+    if fold == "all":
+        return list(range(count))
+    if not isinstance(fold, int) or not 0 <= fold < count:
+        raise UsageError(f"fold is {fold!r} (must be 0..{count - 1} or all)")
+    return [fold]
+
+
+def make_profile(settings: Config) -> DeviceProfile:
+    """Device profile of ``trainer``."""
+    return choose_profile(
+        settings["device"],
+        settings["precision"],
+        channels_last=settings["channels_last"],
+        compile=settings["compile"],
+        threads=settings["threads"],
+    )
+
+
+def make_target(settings: Config, plan: Plan) -> Target:
+    """The target of ``target``, with the plan's labels where it takes them."""
+    known = TARGETS.arguments(settings["name"])
+    facts = {"labels": plan.labels, "ignore_label": plan.ignore_label}
+    given = {key: value for key, value in settings.items() if value is not None}
+    return build_target({**{key: value for key, value in facts.items() if key in known}, **given})
+
+
+def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, Any]:
+    """Name and arguments of the model: as configured, with what the plan and the target decide filled in."""
+    known = MODELS.arguments(settings["name"])
+    decided = {
+        "spatial_dims": plan.spatial_dims,
+        "in_channels": len(plan.channel_names),
+        "out_channels": target.out_channels,
+        "strides": [list(step) for step in plan.strides],
+        "image_size": list(plan.patch_size),
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "depth" in given:
+        del decided["strides"]
+    return {**{key: value for key, value in decided.items() if key in known}, **given}
+
+
+def fit_patch(plan: Plan, network: nn.Module) -> Plan:
+    """The plan with its patch rounded up to what the network can divide."""
+    divisor: Sequence[int] = network.divisor  # type: ignore[assignment]
+    size = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=True))
+    return plan if size == plan.patch_size else plan.override(patch_size=size)
+
+
+def make_task(cfg: Config, network: nn.Module, target: Target, profile: DeviceProfile) -> SegmentationTask:
+    """Network, target, optimiser and budget as one Lightning module."""
+    settings = cfg["trainer"]
+    seconds, epochs = parse_max_time(settings["max_time"]), settings["max_epochs"]
+    if not seconds and not epochs:
+        epochs = DEFAULT_EPOCHS
+    budget = Budget(epochs * settings["steps_per_epoch"] if epochs else None, seconds)
+    return SegmentationTask(
+        network, target, optimizer=cfg["optimizer"], budget=budget, profile=profile, ema=settings["ema"]
+    )
+
+
+def make_data(
+    cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], profile: DeviceProfile
+) -> TrainingData:
+    """Patches of the training cases, augmented."""
+    augmentation = dict(cfg["augmentation"])
+    dataset = PatchDataset(
+        prepared,
+        plan,
+        ids,
+        seed=cfg["seed"],
+        foreground_fraction=cfg["data"]["foreground_fraction"],
+        augment=make_augmentation(augmentation.pop("name"), plan.spatial_dims, plan, **augmentation),
+    )
+    workers = choose_loader_workers(cfg["data"]["loader_workers"], profile.device.type)
+    settings = cfg["trainer"]
+    return TrainingData(dataset, workers=workers, timeout=settings["worker_timeout"], accumulate=settings["accumulate"])
+
+
+def make_trainer(
+    settings: Config, run: RunFolder, profile: DeviceProfile, callbacks: Sequence[pl.Callback]
+) -> pl.Trainer:
+    """Lightning's trainer: one endless epoch, ended by the budget."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")
+    several = settings["devices"] != 1
+    return pl.Trainer(
+        default_root_dir=run.path,
+        accelerator="gpu" if profile.device.type == "cuda" else profile.device.type,
+        devices=settings["devices"],
+        # Processes are spawned with the composed config in hand, so that all of them share one run folder.
+        strategy=settings["strategy"] if settings["strategy"] != "auto" or not several else "ddp_spawn",
+        precision=profile.lightning_precision,  # type: ignore[arg-type]
+        max_epochs=-1,
+        gradient_clip_val=settings["gradient_clip"],
+        accumulate_grad_batches=settings["accumulate"],
+        callbacks=list(callbacks),
+        plugins=[AtomicCheckpointIO()],
+        logger=make_loggers(run.path, settings["tensorboard"]),
+        log_every_n_steps=20,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def make_loggers(folder: Path, tensorboard: bool) -> list[Logger]:
+    """CSV always (``logs/version_N``, one per start of the run), TensorBoard events beside it."""
+    loggers: list[Logger] = [CSVLogger(folder, name="logs")]
+    return [*loggers, TensorBoardLogger(folder, name="tensorboard", version="")] if tensorboard else loggers

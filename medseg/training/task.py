@@ -1,0 +1,109 @@
+"""One training step: forward, loss, optimiser, moving average. Lightning turns the crank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from medseg.device import DeviceProfile
+from medseg.errors import InputRefused
+from medseg.targets import Target
+from medseg.training.ema import WeightAverage
+from medseg.training.optimizers import make_optimizer
+from medseg.training.schedule import Budget, learning_rate_factor
+
+
+class SegmentationTask(pl.LightningModule):
+    """A network and its target in training.
+
+    Args:
+        network: maps (B, C, *S) to logits (B, K, *S) or, in training, to a list of them.
+        target: turns labels and logits into a loss.
+        optimizer: ``{"name", "lr", "weight_decay", "schedule", "warmup", ...}``.
+        budget: how long training lasts; the learning rate follows its progress.
+        profile: memory format and compilation (Lightning does device and autocast).
+        ema: decay of the moving average of the weights; 0 switches it off.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        target: Target,
+        *,
+        optimizer: Mapping[str, Any],
+        budget: Budget,
+        profile: DeviceProfile,
+        ema: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.network = profile.place(network)
+        self.average = WeightAverage(network, ema) if ema else None
+        self.target, self.budget, self.profile, self.optimizer_settings = target, budget, profile, dict(optimizer)
+        self.step_ended = 0.0
+        self._random_state: Tensor | None = None
+        self._forward = torch.compile(self.network) if profile.compile else self.network
+
+    @property
+    def final_network(self) -> nn.Module:
+        """The network to validate and export: the average if there is one."""
+        return self.network if self.average is None else self.average.network
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Lightning hook."""
+        return make_optimizer(self.network, self.optimizer_settings)
+
+    def on_train_start(self) -> None:
+        """Start the clock; restore the random state of a resumed run, after everything that sets up has drawn."""
+        self.budget.start()
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+        self.trainer.should_stop = self.progress() >= 1
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """batch: ``image`` (B, C, *S), ``label`` (B, 1, *S), ``case`` B ids -> scalar loss."""
+        logits = self._forward(self.profile.place_batch(batch["image"]))
+        loss = self.target.loss(logits, self.target.encode(batch["label"]))
+        if not torch.isfinite(loss):
+            raise InputRefused(
+                f"the loss is {loss.item()} at step {self.global_step}, batch of cases {', '.join(batch['case'])}",
+                fix="run medseg check on the data, lower optimizer.lr, or use trainer.precision=fp32",
+                written="The last checkpoint is kept.",
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate for the progress so far."""
+        settings = self.optimizer_settings
+        factor = learning_rate_factor(self.progress(), settings["schedule"], settings["warmup"])
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = settings["lr"] * factor
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Lightning calls this after the callbacks: from here on, time passes waiting for the next batch."""
+        self.step_ended = time.monotonic()
+
+    def progress(self) -> float:
+        """Share of the budget spent; with a time limit every process follows the first one's clock."""
+        return self.trainer.strategy.broadcast(self.budget.progress(self.global_step))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning hook: after the step, the average follows."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.network)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Time spent belongs to the state. The batch at hand is counted as done, since the optimiser has stepped."""
+        checkpoint["elapsed"], checkpoint["random_state"] = self.budget.elapsed(), torch.get_rng_state()
+        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        current["completed"] = current["processed"] = current["ready"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the clock, and the random numbers of dropout."""
+        self.budget.spent, self._random_state = checkpoint["elapsed"], checkpoint["random_state"]
