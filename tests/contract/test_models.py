@@ -44,6 +44,16 @@ def test_exported_model_computes_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS.names())
+def test_compiler_takes_the_whole_model_as_one_graph(name: str) -> None:
+    torch.compiler.reset()
+    model = create_model(name, **tiny(name, 2)).to(memory_format=torch.channels_last).eval()
+    image = torch.randn(1, 2, *(2 * d for d in model.divisor)).to(memory_format=torch.channels_last)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
 def test_bfloat16_channels_last_is_close_to_float32(name: str) -> None:
     model = create_model(name, **tiny(name, 2)).eval()
     image = torch.randn(2, 2, *(4 * d for d in model.divisor))
