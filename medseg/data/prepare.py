@@ -119,6 +119,8 @@ def settings_key(plan: Plan) -> str:
 
 def _prepare_case(case: Case, *, plan: Plan, prepared: PreparedDataset) -> None:
     key = case_key(case)  # before reading: a file that changes meanwhile is prepared again next time
+    if prepared.key(case.id) == key:  # another run was faster
+        return
     volume = read_channels(case.images, case=case.id)
     known = {0, *plan.labels.values()} | ({plan.ignore_label} if plan.ignore_label is not None else set())
     raw = read_case_labels(case, volume.geometry, known)

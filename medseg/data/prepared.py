@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from medseg.io import load_array, read_json, save_array, write_json
+from medseg.errors import ResourceError
+from medseg.io import load_array, read_json, write_json
+
+ARRAYS = ("image", "label", "foreground")
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """The cases that `medseg.data.prepare.prepare` wrote into one folder.
+    """The cases that `medseg.data.prepare.prepare` wrote.
 
-    A case is four files: ``ID.image.npy``, ``ID.label.npy``, ``ID.foreground.npy`` and ``ID.json``, which is written
-    last and so marks the case as complete.
+    A case is a folder of ``image.npy``, ``label.npy``, ``foreground.npy`` and ``case.json``; the last is written last,
+    states the sizes of the others and so marks the case as complete.
     """
 
     folder: Path
@@ -25,39 +29,70 @@ class PreparedDataset:
 
     def image(self, case_id: str) -> np.ndarray:
         """(C, *P) float32, memory-mapped and read-only."""
-        return load_array(self.folder / f"{case_id}.image.npy", mmap=True)
+        return load_array(self.folder / case_id / "image.npy", mmap=True)
 
     def labels(self, case_id: str) -> np.ndarray:
         """(*P) uint8, int16 or int32, memory-mapped and read-only."""
-        return load_array(self.folder / f"{case_id}.label.npy", mmap=True)
+        return load_array(self.folder / case_id / "label.npy", mmap=True)
 
     def foreground(self, case_id: str) -> dict[int, np.ndarray]:
         """Label value -> (n, d) voxel positions sampled from that class; kept in memory once read."""
         if case_id not in self._foreground:
-            rows = load_array(self.folder / f"{case_id}.foreground.npy", mmap=False)
+            rows = load_array(self.folder / case_id / "foreground.npy", mmap=False)
             values = np.unique(rows[:, 0])
             self._foreground[case_id] = {int(value): rows[rows[:, 0] == value, 1:] for value in values}
         return self._foreground[case_id]
 
     def classes(self, case_id: str) -> list[int]:
         """Foreground label values that occur in a case."""
-        return [int(value) for value in read_json(self.folder / f"{case_id}.json")["classes"]]
+        return [int(value) for value in read_json(self.folder / case_id / "case.json")["classes"]]
 
     def key(self, case_id: str) -> str | None:
         """Key of the files a case was made from; None if the case is not complete."""
-        path = self.folder / f"{case_id}.json"
-        return read_json(path)["key"] if path.exists() else None
+        path = self.folder / case_id / "case.json"
+        if not path.exists():
+            return None
+        facts = read_json(path)
+        return facts["key"] if facts["bytes"] == self._bytes(case_id) else None
 
     def write(
         self, case_id: str, key: str, image: np.ndarray, labels: np.ndarray, foreground: dict[int, np.ndarray]
     ) -> None:
-        """Store a case; interrupted at any point, it counts as absent."""
-        (self.folder / f"{case_id}.json").unlink(missing_ok=True)
-        save_array(self.folder / f"{case_id}.image.npy", image)
-        save_array(self.folder / f"{case_id}.label.npy", labels)
-        save_array(self.folder / f"{case_id}.foreground.npy", _rows(foreground, labels.ndim))
-        facts = {"key": key, "shape": list(labels.shape), "classes": sorted(foreground)}
-        write_json(self.folder / f"{case_id}.json", facts)
+        """Store a case; interrupted at any point, it counts as absent.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written.
+        """
+        folder = self.folder / case_id
+        arrays = (image, labels, _rows(foreground, labels.ndim))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "case.json").unlink(missing_ok=True)
+            for name, array in zip(ARRAYS, arrays, strict=True):
+                _replace(folder / f"{name}.npy", array)
+        except OSError as error:
+            fix = "free space or set cache_dir"
+            raise ResourceError(f"cannot be written: {error.strerror}", case=case_id, path=folder, fix=fix) from error
+        facts = {"key": key, "shape": list(labels.shape), "classes": sorted(foreground), "bytes": self._bytes(case_id)}
+        write_json(folder / "case.json", facts)
+
+    def _bytes(self, case_id: str) -> list[int]:
+        paths = [self.folder / case_id / f"{name}.npy" for name in ARRAYS]
+        return [path.stat().st_size if path.exists() else -1 for path in paths]
+
+
+def _replace(path: Path, array: np.ndarray) -> None:
+    """Write an array without waiting for the disk: a cache can be made again, and ``case.json`` knows its size.
+
+    The old file is replaced, not overwritten: another run may have it mapped.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sample_foreground(

@@ -94,17 +94,37 @@ def test_sampling_of_foreground_is_capped():
 
 def test_a_second_run_writes_nothing(tmp_path, dataset, plan):
     folder = prepared_in(tmp_path, dataset, plan).folder
-    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    assert len(times) == 12
     assert prepared_in(tmp_path, dataset, plan).folder == folder
-    assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
 
 
-def test_an_interrupted_case_is_made_again(tmp_path, dataset, plan):
+@pytest.mark.parametrize("broken", ["case.json", "image.npy"])
+def test_an_incomplete_case_is_made_again(tmp_path, dataset, plan, broken):
     folder = prepared_in(tmp_path, dataset, plan).folder
-    (folder / "c1.json").unlink()
-    (folder / "c1.image.npy").write_bytes(b"half")
+    (folder / "c1" / broken).unlink()
+    (folder / "c1" / "label.npy").write_bytes(b"half")
+    assert prepared_in(tmp_path, dataset, plan).labels("c1").shape == (8, 9, 6)
+
+
+def test_a_mapped_array_survives_being_made_again(tmp_path, dataset, plan):
     prepared = prepared_in(tmp_path, dataset, plan)
-    assert prepared.image("c1").shape == (1, 8, 9, 6)
+    mapped, expected = prepared.image("c1"), np.array(prepared.image("c1"))
+    (prepared.folder / "c1" / "case.json").unlink()
+    prepared_in(tmp_path, dataset, plan)
+    np.testing.assert_array_equal(mapped, expected)
+
+
+def test_a_disk_that_refuses_is_told(tmp_path, dataset, plan, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(ResourceError, match=r"case c0.*No space left") as caught:
+        prepared_in(tmp_path, dataset, plan)
+    assert caught.value.exit_code == 4
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 def test_a_changed_file_is_prepared_again(tmp_path, dataset, plan):
@@ -130,8 +150,8 @@ def test_keys_follow_what_changes_voxels_only(dataset, plan):
 def test_workers_change_nothing(tmp_path, dataset, plan):
     one = prepared_in(tmp_path, dataset, plan)
     two = prepare(dataset, plan, one.ids, cache_dir=tmp_path / "two", workers=2, progress=False)
-    for path in sorted(one.folder.glob("*.npy")):
-        assert path.read_bytes() == (two.folder / path.name).read_bytes()
+    for path in sorted(one.folder.rglob("*.npy")):
+        assert path.read_bytes() == (two.folder / path.relative_to(one.folder)).read_bytes()
 
 
 def test_one_bad_case_is_named_and_the_others_are_prepared(tmp_path, dataset, plan):
@@ -143,7 +163,7 @@ def test_one_bad_case_is_named_and_the_others_are_prepared(tmp_path, dataset, pl
     with pytest.raises(BadVoxels, match=r"case c1.*2 of 3 cases are prepared") as caught:
         prepared_in(tmp_path, dataset, plan)
     assert caught.value.exit_code == 3
-    assert len(list((tmp_path / "cache").rglob("*.json"))) == 2
+    assert len(list((tmp_path / "cache").rglob("case.json"))) == 2
     assert prepared_in(tmp_path, dataset, plan, ["c0", "c2"]).ids == ["c0", "c2"]
 
 
