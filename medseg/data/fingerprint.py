@@ -76,7 +76,7 @@ def make_fingerprint(
     case_ids: Sequence[str] | None = None,
     *,
     cache_dir: str | Path | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     progress: bool = True,
 ) -> Fingerprint:
     """Read the training cases once and collect their facts.
@@ -107,7 +107,9 @@ def make_fingerprint(
     return fingerprint
 
 
-def _make(dataset: SegmentationDataset, cases: Sequence[Case], workers: int | None, progress: bool) -> Fingerprint:
+def _make(
+    dataset: SegmentationDataset, cases: Sequence[Case], workers: int | str | None, progress: bool
+) -> Fingerprint:
     measure = partial(_measure, labels=dataset.labels, ignore_label=dataset.ignore_label)
     found: dict[str, tuple[CaseFacts, np.ndarray]] = {}
     count = choose_workers(workers, cases)

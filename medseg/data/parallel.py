@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, TypeVar
 
 from medseg.errors import MedsegError, ResourceError
+from medseg.io import free_memory
 
 if TYPE_CHECKING:
     from medseg.data.dataset import Case
@@ -21,22 +22,20 @@ SMALL_JOB_BYTES = 100 * 2**20
 MEMORY_PER_FILE_BYTE = 40
 
 
-def choose_workers(workers: int | None, cases: Sequence[Case]) -> int:
-    """Number of processes for a pass over the cases; 0 is this process.
+def choose_workers(workers: int | str | None, cases: Sequence[Case]) -> int:
+    """Number of processes for a pass over the cases: as asked, or chosen for None and "auto"; 0 is this process.
 
     A worker costs about three seconds to start, so a job of less than 100 MiB of files is done here. Otherwise one
     worker per core that this process may use, as far as memory allows: a case in work is taken to need 40 times its
     (compressed) size on disk.
     """
-    if workers is not None:
-        return max(0, workers)
+    if workers not in (None, "auto"):
+        return max(0, int(workers))  # type: ignore[arg-type]
     sizes = [sum(path.stat().st_size for path in case.images if path.exists()) for case in cases]
     if sum(sizes) < SMALL_JOB_BYTES:
         return 0
-    import psutil
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = psutil.virtual_memory().available // (MEMORY_PER_FILE_BYTE * max(sizes) + 1)
+    fitting = free_memory() // (MEMORY_PER_FILE_BYTE * max(sizes) + 1)
     return int(max(1, min(cores, fitting, len(cases))))
 
 

@@ -57,7 +57,7 @@ def prepare(
     case_ids: Sequence[str],
     *,
     cache_dir: str | Path | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     progress: bool = True,
 ) -> PreparedDataset:
     """Preprocess cases into ``cache_dir/<dataset>/<key of the settings>``; cases already there are kept.

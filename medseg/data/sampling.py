@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from medseg.data.plan import Plan
 from medseg.data.prepared import PreparedDataset
@@ -19,7 +19,7 @@ JITTER = 4  # a patch's centre lies within a quarter of the patch from the voxel
 
 
 class PatchDataset(Dataset[Sample]):
-    """One random patch per index; index ``epoch * len + i`` alone decides it, so workers and resuming change nothing.
+    """One random patch for any index from 0 up, without end; seed and index decide it, so workers change nothing.
 
     In every batch the last ``round(batch_size * foreground_fraction)`` patches hold foreground: a class is drawn
     first, then a case that has it, so rare classes are seen as often as common ones. The other patches go round the
@@ -27,15 +27,13 @@ class PatchDataset(Dataset[Sample]):
 
     Args:
         prepared: where the arrays are.
-        plan: patch size and ignore label are used.
+        plan: patch size and batch size are used.
         ids: the training cases.
-        steps_per_epoch: batches per epoch; `EpochSampler` reads it.
-        batch_size: default the plan's.
+        batch_size: default the plan's; indices ``batch_size * b`` and on are the patches of batch b.
         seed: of all randomness.
         foreground_fraction: share of each batch that is drawn around foreground voxels.
         augment: ``(generator, sample) -> sample`` as `medseg.data.augment.make_augmentation` builds it. Its
             ``input_size``, if it has one, is cut instead of the patch: the margin that rotation draws from.
-        include_ids: add the case's id as ``"case"``.
     """
 
     def __init__(
@@ -44,42 +42,38 @@ class PatchDataset(Dataset[Sample]):
         plan: Plan,
         ids: Sequence[str],
         *,
-        steps_per_epoch: int = 100,
         batch_size: int | None = None,
         seed: int = 0,
         foreground_fraction: float = 1 / 3,
         augment: Callable[[np.random.Generator, Sample], Sample] | None = None,
-        include_ids: bool = True,
     ) -> None:
         if not ids:
             raise BadDataset("there is no case to sample patches from", fix="see the split of this fold")
         self.prepared, self.ids, self.seed, self.augment = prepared, sorted(ids), seed, augment
-        self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size or plan.batch_size
+        self.patch_size, self.batch_size = plan.patch_size, batch_size or plan.batch_size
         self.foreground_from = self.batch_size - round(self.batch_size * foreground_fraction)
-        self.patch_size, self.include_ids = plan.patch_size, include_ids
         self.announce: Callable[[str], None] = lambda case_id: None  # told each case before it is read
         self.having: dict[int, list[str]] = {}
         for id_ in self.ids:
             for value in prepared.classes(id_):
                 self.having.setdefault(value, []).append(id_)
 
-    def __len__(self) -> int:
-        """Patches per epoch; any index from 0 up is valid."""
-        return self.steps_per_epoch * self.batch_size
-
     def __getitem__(self, index: int) -> Sample:
         """{"image": (C, *patch) float32, "label": (1, *patch) integers, "case": id}, as tensors."""
         rng = np.random.default_rng((self.seed, index))
-        wants_foreground = index % self.batch_size >= self.foreground_from and self.having
-        case_id, voxel = self._foreground_voxel(rng) if wants_foreground else (self._case_in_turn(index), None)
+        batch, place = divmod(index, self.batch_size)
+        if place >= self.foreground_from and self.having:
+            case_id, voxel = self._foreground_voxel(rng)
+        else:
+            case_id, voxel = self._case_in_turn(batch * self.foreground_from + place), None
         sample = self._cut(rng, case_id, voxel)
         if self.augment is not None:
             with one_thread():
                 sample = self.augment(rng, sample)
-        return {**sample, "case": case_id} if self.include_ids else sample
+        return {**sample, "case": case_id}
 
-    def _case_in_turn(self, index: int) -> str:
-        turn, place = divmod(index, len(self.ids))
+    def _case_in_turn(self, number: int) -> str:
+        turn, place = divmod(number, len(self.ids))
         return self.ids[np.random.default_rng((self.seed, turn, 1)).permutation(len(self.ids))[place]]
 
     def _foreground_voxel(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
@@ -98,33 +92,6 @@ class PatchDataset(Dataset[Sample]):
             "image": torch.from_numpy(cut_padded(image, start, size)),
             "label": torch.from_numpy(cut_padded(labels[None], start, size)),
         }
-
-
-class EpochSampler(Sampler[int]):
-    """Indices of one epoch of a `PatchDataset`, continued over epochs; each process of a group gets its own batches.
-
-    Args:
-        dataset: what to index.
-        rank: of this process.
-        world_size: processes in the group.
-    """
-
-    def __init__(self, dataset: PatchDataset, *, rank: int = 0, world_size: int = 1) -> None:
-        self.dataset, self.rank, self.world_size = dataset, rank, world_size
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Continue at a batch of an epoch: a resumed run draws exactly what the unbroken one would have drawn."""
-        self.epoch, self.first_step = epoch, first_step
-
-    def __len__(self) -> int:
-        return (self.dataset.steps_per_epoch - self.first_step) * self.dataset.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        steps, size = self.dataset.steps_per_epoch, self.dataset.batch_size
-        for step in range(self.first_step, steps):
-            batch = (self.epoch * steps + step) * self.world_size + self.rank
-            yield from range(batch * size, (batch + 1) * size)
 
 
 @contextmanager

@@ -8,14 +8,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from medseg.data.dataset import Case, SegmentationDataset
 
+from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
 from medseg.data.keys import case_key
 from medseg.data.parallel import choose_workers, map_cases
-from medseg.data.plan import make_plan
+from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import (
     prepare,
+    prepare_command,
     preprocess,
     preprocess_labels,
     restore_labels,
@@ -167,6 +168,17 @@ def test_one_bad_case_is_named_and_the_others_are_prepared(tmp_path, dataset, pl
     assert prepared_in(tmp_path, dataset, plan, ["c0", "c2"]).ids == ["c0", "c2"]
 
 
+def test_the_command_prints_choices_and_place(tmp_path, dataset, monkeypatch, capsys):
+    monkeypatch.setattr("medseg.data.catalogue.resolve_dataset", lambda data: dataset)
+    cfg = {"data": {"name": "toy", "workers": 0}, "plan": {"batch_size": 3}, "cache_dir": str(tmp_path / "cache")}
+    assert prepare_command(cfg) == 0
+    (plan_file,) = (tmp_path / "cache").rglob("plan.json")
+    assert Plan.load(plan_file).batch_size == 3
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "batch_size 3: set by the user" in printed
+    assert str(plan_file.parent) in printed
+
+
 def test_a_case_without_label_is_refused(tmp_path, dataset, plan):
     bare = replace(dataset, training=(replace(dataset.case("c0"), label=None),))
     with pytest.raises(InputRefused, match="case c0: the case has no label file"):
@@ -218,6 +230,7 @@ def test_a_dying_worker_names_its_case(dataset):
 
 def test_small_jobs_stay_in_this_process(dataset):
     assert choose_workers(None, dataset.training) == 0
+    assert choose_workers("auto", dataset.training) == 0
     assert choose_workers(3, dataset.training) == 3
 
 

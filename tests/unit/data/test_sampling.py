@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from medseg.data.augment import make_augmentation
 from medseg.data.plan import Plan
 from medseg.data.prepared import PreparedDataset, sample_foreground
-from medseg.data.sampling import EpochSampler, PatchDataset, cut_padded, patch_start
+from medseg.data.sampling import PatchDataset, cut_padded, patch_start
 from medseg.errors import BadDataset
 
 
@@ -56,12 +56,6 @@ def test_a_sample(prepared, plan):
     assert sample["label"].dtype == torch.uint8
     assert sample["case"] in prepared.ids
     assert (sample["image"] == prepared.ids.index(sample["case"]) + 1).all()
-    assert "case" not in PatchDataset(prepared, plan, prepared.ids, include_ids=False)[0]
-
-
-def test_length_is_one_epoch(prepared, plan):
-    assert len(PatchDataset(prepared, plan, prepared.ids, steps_per_epoch=7)) == 21
-    assert len(PatchDataset(prepared, plan, prepared.ids, steps_per_epoch=7, batch_size=2)) == 14
 
 
 def test_the_last_third_of_each_batch_holds_foreground_and_rare_classes_are_seen_as_often(prepared, plan):
@@ -81,10 +75,11 @@ def test_foreground_fraction_at_its_ends(prepared, plan, fraction):
 
 def test_the_other_patches_visit_every_case_in_turn(prepared, plan):
     data = PatchDataset(prepared, plan, prepared.ids, foreground_fraction=0.0)
-    for turn in range(4):
-        assert {data[5 * turn + i]["case"] for i in range(5)} == set(prepared.ids)
     orders = [tuple(data[5 * turn + i]["case"] for i in range(5)) for turn in range(4)]
+    assert all(set(order) == set(prepared.ids) for order in orders)
     assert len(set(orders)) > 1
+    mixed = PatchDataset(prepared, plan, prepared.ids)  # two of three places go round the cases
+    assert {mixed[i]["case"] for i in (0, 1, 3, 4, 6)} == set(prepared.ids)
 
 
 def test_an_index_alone_decides(prepared, plan):
@@ -111,10 +106,8 @@ def test_workers_change_nothing(tmp_path, dims, plan):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     for workers in (0, 1, 2):
-        data = PatchDataset(prepared, plan, prepared.ids, steps_per_epoch=4, seed=3, augment=augment)
-        sampler = EpochSampler(data)
-        sampler.set_epoch(2)
-        runs.append(list(DataLoader(data, batch_size=3, sampler=sampler, num_workers=workers)))
+        data = PatchDataset(prepared, plan, prepared.ids, seed=3, augment=augment)
+        runs.append(list(DataLoader(data, batch_size=3, sampler=range(24, 36), num_workers=workers)))
     torch.set_num_threads(threads)
     for batches in runs[1:]:
         assert len(batches) == 4
@@ -122,23 +115,6 @@ def test_workers_change_nothing(tmp_path, dims, plan):
             assert one["case"] == two["case"]
             assert torch.equal(one["image"], two["image"])
             assert torch.equal(one["label"], two["label"])
-
-
-def test_epoch_sampler_continues_and_splits_between_processes(prepared, plan):
-    data = PatchDataset(prepared, plan, prepared.ids, steps_per_epoch=2)
-    alone = EpochSampler(data)
-    assert list(alone) == list(range(6))
-    alone.set_epoch(1)
-    assert list(alone) == list(range(6, 12))
-    alone.set_epoch(1, first_step=1)
-    assert list(alone) == list(range(9, 12))
-    assert len(alone) == 3
-    ranks = [EpochSampler(data, rank=rank, world_size=2) for rank in (0, 1)]
-    for sampler in ranks:
-        sampler.set_epoch(3)
-    both = [index for sampler in ranks for index in sampler]
-    assert sorted(both) == list(range(36, 48))
-    assert [i % 3 for i in ranks[1]] == [0, 1, 2, 0, 1, 2]  # the foreground places stay in every process
 
 
 def test_starts_stay_inside_where_they_can():
@@ -170,6 +146,14 @@ def test_a_patch_holds_its_voxel():
 def test_cut_padded(start, size, expected):
     array = np.arange(1, 6)[None]
     assert cut_padded(array, [start], [size])[0].tolist() == expected
+
+
+def test_each_case_is_announced_before_it_is_read(prepared, plan):
+    data = PatchDataset(prepared, plan, prepared.ids)
+    told = []
+    data.announce = told.append
+    cases = [data[i]["case"] for i in range(4)]
+    assert told == cases
 
 
 def test_no_case_is_refused(prepared, plan):
