@@ -1,6 +1,6 @@
 """3D augmentation on torch tensors: one resampling for all spatial parts; intensities in ``intensity3d``.
 
-Measured on one core, 40x56x40 patch, image and label: MONAI's RandAffined 5.0 ms; its Rand3DElastic (sigma 5 to 8, image
+Measured on one core, 40x56x40, image and label: MONAI's RandAffined 5.0 ms; its Rand3DElastic (sigma 5 to 8, image
 alone) 228 ms. Here rotation, zoom, shear share one grid with the elastic part: 4.7 ms without it, 5.4 ms with it.
 """
 
