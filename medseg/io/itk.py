@@ -13,12 +13,13 @@ from medseg.io.atomic import atomic_path
 from medseg.io.endings import file_ending
 from medseg.io.memory import require_memory
 from medseg.io.metaimage import check_metaimage
-from medseg.io.nrrd import check_nrrd
+from medseg.io.nrrd import check_nrrd, check_nrrd_voxels
 from medseg.io.volume import Geometry, check_affine
 
 if TYPE_CHECKING:
     import SimpleITK
 
+_BYTES_PER_VALUE = 20  # at most 8 stored, in ITK's copy and in numpy's, and 4 as single precision
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -97,8 +98,11 @@ def _open(path: Path, *, unpack: bool) -> SimpleITK.ImageFileReader:
         raise _refused(error) from None
     _check_kind(reader)
     if unpack:
-        require_memory(_bytes_needed(reader))
-        if not nrrd:
+        values = _values(reader)
+        require_memory(values * _BYTES_PER_VALUE)
+        if nrrd:
+            check_nrrd_voxels(path, at_most=values * 8)
+        else:
             check_metaimage(path, unpack=True)
     return reader
 
@@ -113,11 +117,11 @@ def _check_kind(reader: SimpleITK.ImageFileReader) -> None:
         raise BadVoxels(f"voxels are {name} (expected real numbers)", fix="write their magnitude")
 
 
-def _bytes_needed(reader: SimpleITK.ImageFileReader) -> int:
+def _values(reader: SimpleITK.ImageFileReader) -> int:
     values = reader.GetNumberOfComponents()
     for size in reader.GetSize():
         values *= size
-    return values * 20  # at most 8 stored, ITK's and numpy's copy, and 4 as single precision
+    return values
 
 
 def _geometry(reader: SimpleITK.ImageFileReader) -> Geometry:

@@ -17,7 +17,8 @@ from nibabel import Nifti1Header
 from medseg.errors import UnreadableFile
 from medseg.io.atomic import atomic_path
 from medseg.io.memory import require_memory
-from medseg.io.nifti_header import NiftiFacts, header_bytes, header_like, mm_per_unit, parse_header
+from medseg.io.nifti_grid import header_like, mm_per_unit
+from medseg.io.nifti_header import NiftiFacts, header_bytes, parse_header
 from medseg.io.volume import Geometry
 
 logger = logging.getLogger(__name__)

@@ -145,7 +145,7 @@ def header_with(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...]) ->
 
 
 @given(rotations, st.floats(0, 1e-3), spacings, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_right_qform_is_never_refused_for_its_single_precision(rotation, angle, spacing, half_turn) -> None:
     axis = rotation[:, 0]
     turned = Rotation.from_rotvec(axis * (np.pi - angle)).as_matrix() if half_turn else rotation
@@ -160,8 +160,7 @@ def test_a_right_qform_is_never_refused_for_its_single_precision(rotation, angle
 def test_a_qform_moved_by_more_than_a_tenth_of_a_voxel_is_refused(rotation, spacing, axis, voxels) -> None:
     affine = np.eye(4)
     affine[:3, :3] = rotation * spacing
-    quaternion = Rotation.from_matrix(rotation).as_quat()
     moved = affine.copy()
-    moved[:3, 3] += (voxels + (0.5 if abs(quaternion[3]) < 0.1 else 0)) * affine[:3, axis]
+    moved[:3, 3] += voxels * affine[:3, axis]
     with pytest.raises(BadGeometry, match="sform and qform disagree"):
         parse_header(header_with(affine, moved, SHAPE))
