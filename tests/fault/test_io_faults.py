@@ -117,7 +117,7 @@ NIFTI_FAULTS: dict[str, tuple[bytes, type[InputRefused], str]] = {
 
 
 def refused(call: Callable[..., object], path: Path, kind: type[MedsegError], said: str) -> str:
-    with pytest.raises(kind, match=said) as caught:
+    with pytest.raises(kind, match=said or None) as caught:
         call(path, case="c17")
     text = str(caught.value)
     assert text.startswith(f"case c17, {path}: ")
