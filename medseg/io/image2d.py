@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.errors import BadLabels, UnreadableFile, UsageError
+from medseg.errors import BadLabels, MedsegError, UnreadableFile, UsageError
 from medseg.io.atomic import atomic_path
 from medseg.io.endings import file_ending
 from medseg.io.memory import require_memory
@@ -27,7 +29,7 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         UnreadableFile: not a picture of a known format.
     """
-    with _open(path) as picture:
+    with _damage_told(), _open(path) as picture:
         return _geometry(picture)
 
 
@@ -42,16 +44,12 @@ def read(path: Path, *, labels: bool = False) -> tuple[np.ndarray, Geometry]:
         UnreadableFile: not a picture, truncated or damaged, or several pages.
         BadLabels: a label picture in colour.
     """
-    try:
+    with _damage_told():
         _verify(path)
         with _open(path) as picture:
             geometry = _geometry(picture)
             require_memory(16 * geometry.shape[0] * geometry.shape[1])
             pixels = np.asarray(picture if picture.mode in _GREY or _is_index(picture, labels) else _colour(picture))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for damage
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        raise UnreadableFile(f"is damaged: {error}", fix="copy or export the file again") from None
     array = np.moveaxis(np.atleast_3d(pixels), 2, 0)
     return (_one_channel(array) if labels else array), geometry
 
@@ -70,6 +68,17 @@ def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     picture = Image.fromarray(pixels)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         picture.save(file, format=_FORMATS[ending])
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """Turn what Pillow says of a damaged file, which can be an error of any kind, into ours."""
+    try:
+        yield
+    except (MedsegError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:
+        raise UnreadableFile(f"is damaged: {error}", fix="copy or export the file again") from None
 
 
 def _open(path: Path) -> Image:

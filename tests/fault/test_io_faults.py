@@ -294,6 +294,26 @@ def test_a_flipped_byte_of_a_png_is_found(tmp_path: Path) -> None:
         refused(read_volume, path, UnreadableFile, "")
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.mha", "a.nrrd", "a.png", "a.tif"])
+def test_random_damage_of_headers_never_ends_in_a_traceback(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    WRITERS[name](path, 3)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refusals: list[MedsegError] = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, min(len(whole), 400), 2):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            assert np.isfinite(read_volume(path).array).all()
+        except MedsegError as error:
+            refusals.append(error)
+    assert len(refusals) > 20
+    assert all(error.exit_code in (3, 5) and "\n" not in str(error) for error in refusals)
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("length", [0, 4, 60, 500])
 def test_damaged_arrays(tmp_path: Path, length: int, mmap: bool) -> None:

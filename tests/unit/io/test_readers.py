@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -137,3 +139,9 @@ def test_integers_stay_integers_and_doubles_become_single(tmp_path: Path) -> Non
     write_volume(tmp_path / "b.nii", Volume(np.ones((1, 3, 4, 5)), GRID))
     assert nib.load(tmp_path / "a.nii").get_data_dtype() == np.int16
     assert nib.load(tmp_path / "b.nii").get_data_dtype() == np.float32
+
+
+def test_importing_io_loads_neither_torch_nor_itk() -> None:
+    code = "import sys, medseg.io; print({'torch', 'SimpleITK', 'PIL', 'safetensors', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
