@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medseg.data.dataset import SegmentationDataset
+from medseg.data.dataset import Case, SegmentationDataset
+from medseg.data.metadata import TABLES, find_table
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.io import read_json, write_json
 
 Split = dict[str, list[str]]
-TABLES = ("metadata.csv", "participants.tsv")
-CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
+PATIENT_COLUMNS = ("patient", "patient_id", "subject", "subject_id")
+
+logger = logging.getLogger(__name__)
 
 
 def nnunet_splits(ids: Sequence[str], folds: int = 5, seed: int = 12345) -> list[Split]:
@@ -24,8 +26,11 @@ def nnunet_splits(ids: Sequence[str], folds: int = 5, seed: int = 12345) -> list
     from sklearn.model_selection import KFold
 
     names = sorted(ids)
+    if folds < 2:
+        raise UsageError(f"folds is {folds} (expected 2 or more; data.folds=1 trains on every case)")
     if len(names) < folds:
-        raise BadDataset(f"{len(names)} training cases cannot make {folds} folds", fix=f"set data.folds={len(names)}")
+        fix = f"set data.folds={len(names)}" if len(names) > 1 else "add cases, or set data.folds=1 to train on all"
+        raise BadDataset(f"{len(names)} cannot be divided into {folds} folds ({_some(names)})", fix=fix)
     folded = KFold(folds, shuffle=True, random_state=seed).split(names)
     return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in folded]
 
@@ -45,23 +50,29 @@ def make_splits(
         dataset: its training cases are split.
         folds: number of folds; 1 trains on every case and validates on none.
         seed: of the shuffle.
-        file: a ``splits_final.json``; without one, that of the dataset's folder is used if it is there.
+        file: a ``splits_final.json``; without one and without `group_by`, the dataset's own is used if it is there.
         group_by: a column of the dataset's ``metadata.csv`` or ``participants.tsv``; a group is never divided.
         leave_out: with `group_by`, one fold per group, which validates on that group alone.
 
     Raises:
-        BadDataset: too few cases or groups, ids that the dataset lacks, or a case or group on both sides.
+        BadDataset: too few cases or groups, ids that the dataset lacks, or a case, group or patient (a column
+            ``patient`` or ``subject`` of the table) on both sides.
+        UsageError: no such column, or `leave_out` without `group_by`.
     """
+    if leave_out and not group_by:
+        raise UsageError("leave_out=true needs a group", fix="set data.group_by=, e.g. to site")
     ids = [case.id for case in dataset.training]
     groups = read_groups(dataset, group_by) if group_by else {}
     own = dataset.root / "splits_final.json"
     if file or (own.exists() and not group_by):
+        logger.info("folds are those of %s", file or own)
         splits = read_splits(Path(file or own), ids)
     elif group_by:
-        splits = _grouped_splits(groups, folds, seed, leave_out)
+        splits = grouped_splits(groups, folds, seed, leave_out)
     else:
         splits = [{"train": sorted(ids), "val": []}] if folds == 1 else nnunet_splits(ids, folds, seed)
     check_leakage(splits, groups)
+    check_leakage(splits, patient_groups(dataset.training))
     return splits
 
 
@@ -70,9 +81,13 @@ def read_splits(path: Path, ids: Sequence[str]) -> list[Split]:
     splits = read_json(path)
     if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= s.keys() for s in splits):
         raise BadDataset('expected a list of {"train": [...], "val": [...]}', path=path)
-    unknown = sorted({case for split in splits for part in ("train", "val") for case in split[part]} - set(ids))
+    empty = [number for number, split in enumerate(splits) if not split["train"]]
+    if empty or not splits:
+        raise BadDataset(f"folds {empty} have no training cases" if empty else "there is no fold", path=path)
+    unknown = sorted({str(case) for split in splits for part in ("train", "val") for case in split[part]} - set(ids))
     if unknown:
-        raise BadDataset(f"cases {unknown[:5]} are not in the dataset ({len(unknown)} in all)", path=path)
+        meant = nearest(unknown[0], ids[:50])
+        raise BadDataset(f"{_some(unknown)} are not in the dataset; {meant}", path=path, fix="correct or remove it")
     return [{"train": list(split["train"]), "val": list(split["val"])} for split in splits]
 
 
@@ -86,50 +101,55 @@ def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping
 
     Args:
         splits: the folds.
-        groups: case id -> group; cases that it lacks are groups of their own.
+        groups: case -> group; cases that it lacks are groups of their own.
 
     Raises:
         BadDataset: naming the fold and what is on both sides.
     """
+
+    def group(case: str) -> tuple[bool, str]:
+        return case in groups, groups.get(case, case)
+
     for number, split in enumerate(splits):
-        train, val = ({groups.get(case, case) for case in split[part]} for part in ("train", "val"))
-        both = sorted(train & val)
+        trained = {group(case) for case in split["train"]}
+        both = [case for case in split["val"] if group(case) in trained]
         if both:
-            problem = f"fold {number} has {both[:5]} in training and validation ({len(both)} in all)"
-            raise BadDataset(problem, fix="split by that group with data.group_by=, or repair splits_final.json")
+            twins = [case for case in split["train"] if group(case) == group(both[0])]
+            shared = f"of group '{groups[both[0]]}', as {_some(twins)} in its training" if both[0] in groups else ""
+            problem = f"fold {number} trains and validates on the same: {_some(both)} {shared}"
+            raise BadDataset(problem, fix="split by that group with data.group_by=, or correct splits_final.json")
 
 
 def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:
-    """Case id -> its value in a column of the dataset's table.
+    """Training case -> its value in a column of the dataset's table (``metadata.csv`` or ``participants.tsv``).
 
     Raises:
-        BadDataset: no table, or cases that it lacks.
+        BadDataset: no table, or cases without a value.
         UsageError: no such column.
     """
-    path = next((dataset.root / name for name in TABLES if (dataset.root / name).exists()), None)
+    path = find_table(dataset.root)
     if path is None:
         raise BadDataset(f"group_by={column} needs a table of the cases", path=dataset.root, fix=f"add {TABLES[0]}")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    columns = list(rows[0]) if rows else []
-    key = next((name for name in CASE_COLUMNS if name in columns), None)
-    if key is None or column not in columns:
+    columns = {name for case in dataset.training for name in case.metadata}
+    if column not in columns:
         raise UsageError(f"the table has no column '{column}': {nearest(column, columns)}", path=path)
-    groups = {row[key]: row[column] for row in rows}
-    missing = sorted(case.id for case in dataset.training if not groups.get(case.id))
+    missing = [case.id for case in dataset.training if not case.metadata.get(column)]
     if missing:
-        raise BadDataset(f"cases {missing[:5]} have no '{column}' ({len(missing)} in all)", path=path)
-    return {case.id: groups[case.id] for case in dataset.training}
+        raise BadDataset(f"{_some(missing)} have no '{column}'", path=path, fix="fill in the column")
+    return {case.id: case.metadata[column] for case in dataset.training}
 
 
-def _grouped_splits(groups: Mapping[str, str], folds: int, seed: int, leave_out: bool) -> list[Split]:
+def patient_groups(cases: Iterable[Case]) -> dict[str, str]:
+    """Case -> patient, for the cases whose table row names one."""
+    return {case.id: case.metadata[column] for case in cases for column in PATIENT_COLUMNS if case.metadata.get(column)}
+
+
+def grouped_splits(groups: Mapping[str, str], folds: int, seed: int, leave_out: bool) -> list[Split]:
+    """Folds of whole groups (case -> group): nnU-Net's rule over the groups' names, or one fold per group."""
     names = sorted(set(groups.values()))
-    if leave_out:
-        held_out = [[name] for name in names]
-    else:
-        held_out = [split["val"] for split in nnunet_splits(names, folds, seed)]
-    if len(held_out) < 2:
-        raise BadDataset(f"the only group is {names} (needs at least two)")
+    if len(names) < 2:
+        raise BadDataset(f"the only group is '{names[0]}' (expected two or more)", fix="choose another data.group_by")
+    held_out = [[name] for name in names] if leave_out else [s["val"] for s in nnunet_splits(names, folds, seed)]
     return [
         {
             "train": sorted(case for case, group in groups.items() if group not in out),
@@ -137,3 +157,8 @@ def _grouped_splits(groups: Mapping[str, str], folds: int, seed: int, leave_out:
         }
         for out in held_out
     ]
+
+
+def _some(cases: Sequence[str]) -> str:
+    """The first five and the number of the others."""
+    return f"{', '.join(cases[:5])}{f' and {len(cases) - 5} more' if len(cases) > 5 else ''}"
