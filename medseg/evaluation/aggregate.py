@@ -1,0 +1,65 @@
+"""From cases to a table: penalised mean, mean over detected cases and detection rate stand side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median, stdev
+from typing import Any
+
+from medseg.evaluation.case import CaseResult, Outcome
+
+PENALISED: tuple[Outcome, ...] = ("missed", "false_positive", "missing")
+
+
+def aggregate(results: Sequence[CaseResult], classes: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
+    """Summarise every class.
+
+    Returns:
+        By class: ``n_cases``; ``n_reference`` (cases whose reference has the class); ``n_detected`` (of those, the
+        prediction has it too); ``n_missed``, ``n_false_positive``, ``n_missing`` (no prediction), which together are
+        ``n_penalised``; ``n_empty`` (class in neither); ``detection_rate`` = n_detected / n_reference; and
+        ``metrics``: by metric ``mean``, ``sd``, ``median`` over all but the empty cases (``n``), and
+        ``mean_detected`` over the detected. What cannot be computed is None.
+    """
+    names = tuple(metrics)
+    return {name: _summarise(results, name, names) for name in classes}
+
+
+def foreground_mean(aggregates: Mapping[str, Any], metric: str) -> float | None:
+    """Mean over classes of the penalised means; None if no class has one."""
+    return mean_of(entry["metrics"][metric]["mean"] for entry in aggregates.values())
+
+
+def _summarise(results: Sequence[CaseResult], name: str, metrics: Sequence[str]) -> dict[str, Any]:
+    outcomes = Counter(result.outcome(name) for result in results)
+    n_reference = sum(1 for result in results if result.scores[name]["n_ref"])
+    return {
+        "n_cases": len(results),
+        "n_reference": n_reference,
+        "n_detected": outcomes["scored"],
+        "n_missed": outcomes["missed"],
+        "n_false_positive": outcomes["false_positive"],
+        "n_missing": outcomes["missing"],
+        "n_penalised": sum(outcomes[outcome] for outcome in PENALISED),
+        "n_empty": outcomes["empty"],
+        "detection_rate": outcomes["scored"] / n_reference if n_reference else None,
+        "metrics": {metric: _statistics(results, name, metric) for metric in metrics},
+    }
+
+
+def _statistics(results: Sequence[CaseResult], name: str, metric: str) -> dict[str, float | int | None]:
+    values = [value for result in results if (value := result.scores[name][metric]) is not None]
+    return {
+        "n": len(values),
+        "mean": mean_of(values),
+        "sd": stdev(values) if len(values) > 1 else None,
+        "median": median(values) if values else None,
+        "mean_detected": mean_of(result.scores[name][metric] for result in results if result.outcome(name) == "scored"),
+    }
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are defined; None if none is."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None

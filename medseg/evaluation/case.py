@@ -1,0 +1,139 @@
+"""Evaluate one case from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from medseg.errors import BadGeometry, BadLabels
+from medseg.evaluation.arrays import Scores, score_class
+from medseg.evaluation.boundary import Surface
+from medseg.evaluation.folders import CaseFiles
+from medseg.evaluation.metrics import Metric
+from medseg.evaluation.pair import ClassPair, LabelPair
+from medseg.io import Geometry, Volume, read_labels
+
+Resample = Literal["nearest"]
+Outcome = Literal["scored", "missed", "false_positive", "empty", "missing"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and how; plain enough to be handed to a worker process.
+
+    Attributes:
+        classes: name -> label values.
+        metrics: name -> metric.
+        tolerances: class name -> mm.
+        surface: definition of the boundary.
+        ignore_label: reference value whose voxels are not counted.
+        known: values that a label map may hold.
+        resample: bring a prediction on another grid onto the reference's; None refuses it.
+    """
+
+    classes: Mapping[str, tuple[int, ...]]
+    metrics: Mapping[str, Metric]
+    tolerances: Mapping[str, float]
+    surface: Surface
+    ignore_label: int | None
+    known: frozenset[int]
+    resample: Resample | None = None
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The scores of one case, by class and metric; None is undefined (the class is in neither label map)."""
+
+    files: CaseFiles
+    scores: Mapping[str, Scores]
+
+    @property
+    def missing(self) -> bool:
+        """True if there was no prediction; every score is then the worst."""
+        return self.files.prediction is None
+
+    def outcome(self, name: str) -> Outcome:
+        """What happened to a class in this case."""
+        if self.missing:
+            return "missing"
+        scores = self.scores[name]
+        if scores["n_ref"]:
+            return "scored" if scores["n_pred"] else "missed"
+        return "false_positive" if scores["n_pred"] else "empty"
+
+
+def evaluate_case(files: CaseFiles, settings: Settings) -> CaseResult:
+    """Read a case and score every class.
+
+    Raises:
+        BadGeometry: the two grids differ, and ``settings.resample`` does not allow it.
+        BadLabels: values that are no integers or not known.
+        UnreadableFile: a file is damaged.
+    """
+    reference = read_labels(files.reference, case=files.id)
+    prediction = _prediction(files, reference, settings)
+    pair = LabelPair(prediction, reference.array[0], spacing=reference.spacing, ignore_label=settings.ignore_label)
+    _refuse_unknown(pair, files, settings)
+    scores = {}
+    for name, values in settings.classes.items():
+        one = pair.of(values, tolerance=settings.tolerances[name], surface=settings.surface)
+        scores[name] = (score_missing if files.prediction is None else score_class)(one, settings.metrics)
+    return CaseResult(files, scores)
+
+
+def score_missing(pair: ClassPair, metrics: Mapping[str, Metric]) -> Scores:
+    """Scores of a class without prediction: counts as if nothing was found, everything else at its worst.
+
+    That holds for a class that the reference lacks too, so a tool gains nothing by failing on healthy cases.
+    """
+    return {name: metric(pair) if metric.worst is None else metric.penalty(pair) for name, metric in metrics.items()}
+
+
+def resample_nearest(labels: Volume, onto: Geometry) -> np.ndarray:
+    """Label values (*S) at the voxel centres of another grid; background outside of the image."""
+    from scipy import ndimage
+
+    dims = len(onto.shape)
+    matrix = np.linalg.inv(labels.affine) @ onto.affine
+    return ndimage.affine_transform(
+        labels.array[0],
+        matrix[:dims, :dims],
+        offset=matrix[:dims, 3],
+        output_shape=onto.shape,
+        order=0,
+        mode="grid-constant",
+    )
+
+
+def _prediction(files: CaseFiles, reference: Volume, settings: Settings) -> np.ndarray:
+    if files.prediction is None:
+        return np.zeros_like(reference.array[0])
+    prediction = read_labels(files.prediction, case=files.id)
+    difference = reference.geometry.difference(prediction.geometry)
+    if difference is None:
+        return prediction.array[0]
+    if settings.resample == "nearest" and prediction.ndim == reference.ndim:
+        return resample_nearest(prediction, reference.geometry)
+    raise BadGeometry(
+        f"the reference and the prediction are on different grids: {difference}",
+        case=files.id,
+        path=files.prediction,
+        fix="predict in the grid of the reference, or set resample=nearest",
+    )
+
+
+def _refuse_unknown(pair: LabelPair, files: CaseFiles, settings: Settings) -> None:
+    for path, found in ((files.reference, pair.reference_values), (files.prediction, pair.prediction_values)):
+        unknown = sorted(found - settings.known)
+        if unknown:
+            shown = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+            known = ", ".join(map(str, sorted(settings.known)))
+            raise BadLabels(
+                f"has unknown label values {shown} (known: {known})",
+                case=files.id,
+                path=path,
+                fix="relabel the file, or name all values with labels=",
+            )

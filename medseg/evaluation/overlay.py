@@ -1,0 +1,112 @@
+"""Worst, median and best case as pictures: reference and prediction on three planes through the largest error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.evaluation.aggregate import mean_of
+from medseg.evaluation.case import CaseResult
+from medseg.evaluation.figures import to_png
+from medseg.evaluation.views import View, choose_cases, read_view
+
+if TYPE_CHECKING:
+    from medseg.evaluation.report import Report
+
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of RAS+ that a plane cuts
+
+
+def draw_overlays(report: Report) -> bytes:
+    """Three rows: the worst, the median and the best case by their mean over classes of the first headline score.
+
+    Planes run through the voxel that lies deepest within a region where the label maps differ. The reference is
+    drawn as filled colour, the prediction as a line of the same colour.
+
+    Returns:
+        PNG.
+    """
+    from matplotlib.figure import Figure
+
+    chosen = choose_cases(report)
+    views = [read_view(result) for result in chosen.values()]
+    columns = 3 if len(views[0].spacing) == 3 else 1
+    figure = Figure(figsize=(max(5, 3.7 * columns), 4 * len(chosen) + 0.6), layout="constrained", facecolor="white")
+    heights = [4.0] * len(chosen) + [0.6]
+    *rows, bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for row, (title, result), view in zip(rows, chosen.items(), views, strict=True):
+        row.suptitle(f"{title}: {result.files.id}   {_scores_line(report, result)}", fontsize=11, x=0.01, ha="left")
+        _draw_case(row.subplots(1, columns, squeeze=False)[0], report, view)
+    _draw_legend(bottom, report)
+    return to_png(figure, dpi=110)
+
+
+def _draw_case(axes: Any, report: Report, view: View) -> None:
+    centre, window = view.centre(), view.window()
+    planes = PLANES if len(view.spacing) == 3 else {"image": None}
+    for panel, (plane, axis) in zip(axes, planes.items(), strict=True):
+        _draw_plane(panel, report, view, window, centre, axis)
+        panel.set_title(plane, fontsize=9, color="#6b7280")
+
+
+def _draw_plane(
+    panel: Any, report: Report, view: View, window: tuple[slice, ...], centre: tuple[int, ...], axis: int | None
+) -> None:
+    index = tuple(centre[a] if a == axis else part for a, part in enumerate(window))
+    across, down = [size for a, size in enumerate(view.spacing) if a != axis] if axis is not None else (1.0, 1.0)
+    # (x, y) of RAS+ becomes (row, column); a 2D image is (row, column) already
+    turn = (lambda plane: plane[index].T) if axis is not None else (lambda plane: plane[index])
+    reference, prediction = turn(view.reference), turn(view.prediction)
+    back = np.zeros(reference.shape) if view.image is None else turn(view.image)
+    low, high = np.percentile(back, [1, 99])
+    panel.set_facecolor("black")
+    panel.imshow(back, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=down / across, interpolation="nearest")
+    for colour, values in zip(_colours(report), report.settings.classes.values(), strict=True):
+        inside, outline = np.isin(reference, values), np.isin(prediction, values)
+        if inside.any():
+            panel.contourf(inside, levels=[0.5, 1.5], colors=[colour], alpha=0.4)
+        if outline.any() and not outline.all():
+            panel.contour(outline, levels=[0.5], colors=[colour], linewidths=1.8)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    if axis is not None:
+        _orient(panel, axis)
+
+
+def _orient(panel: Any, axis: int) -> None:
+    """Radiological convention: the patient's right at the left of the picture, head up, front up or right."""
+    panel.invert_yaxis()
+    left, right = ("P", "A") if axis == 0 else ("R", "L")
+    if axis != 0:
+        panel.invert_xaxis()
+    box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+    for place, letter, side in ((0.02, left, "left"), (0.98, right, "right")):
+        panel.text(place, 0.5, letter, transform=panel.transAxes, color="white", fontsize=9, ha=side, bbox=box)
+
+
+def _scores_line(report: Report, result: CaseResult) -> str:
+    parts = []
+    for metric in report.headline:
+        mean = mean_of(scores[metric] for scores in result.scores.values())
+        chosen = report.settings.metrics[metric]
+        parts.append(f"{chosen.key} " + ("–" if mean is None else f"{mean:.3g} {chosen.unit}".strip()))
+    return ", ".join(parts)
+
+
+def _draw_legend(figure: Any, report: Report) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    classes = zip(_colours(report), report.settings.classes, strict=True)
+    handles: list[Any] = [Patch(facecolor=colour, label=name) for colour, name in list(classes)[:10]]
+    handles += [Patch(facecolor="#9ca3af", alpha=0.5, label="filled: reference")]
+    handles += [Line2D([], [], color="#374151", linewidth=1.8, label="line: prediction")]
+    figure.legend(handles=handles, loc="center", ncols=min(6, len(handles)), frameon=False, fontsize=10)
+
+
+def _colours(report: Report) -> list[Any]:
+    from matplotlib import colormaps
+
+    strong = ["#ff7f0e", "#17becf", "#e377c2", "#2ca02c", "#ffdd57", "#d62728", "#9467bd"]
+    count = len(report.settings.classes)
+    return strong[:count] if count <= len(strong) else [colormaps["hsv"](i / count) for i in range(count)]

@@ -1,0 +1,178 @@
+"""The report of an evaluation: on the console, as JSON and CSV, and as one page."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.evaluation.aggregate import aggregate, foreground_mean
+from medseg.evaluation.case import CaseResult, Settings
+from medseg.evaluation.overlap import COUNTS
+from medseg.evaluation.summary import BOUNDARIES, RULES, definitions, to_csv, to_summary
+from medseg.io import atomic_path, write_json, write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+HEADLINE = ("dice", "iou", "hausdorff_distance_95", "nsd")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A case that could not be evaluated, and why."""
+
+    id: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        settings: how it was measured.
+        results: one for each case that could be evaluated, missing predictions among them.
+        skipped: cases that could not.
+        extra: predictions without reference, not evaluated.
+    """
+
+    settings: Settings
+    results: tuple[CaseResult, ...]
+    skipped: tuple[Skipped, ...] = ()
+    extra: tuple[Path, ...] = ()
+
+    @cached_property
+    def aggregates(self) -> dict[str, Any]:
+        """By class, as `aggregate` gives it."""
+        return aggregate(self.results, self.settings.classes, self.settings.metrics)
+
+    @property
+    def missing(self) -> list[str]:
+        """Cases without a prediction."""
+        return [result.files.id for result in self.results if result.missing]
+
+    @property
+    def scores(self) -> list[str]:
+        """Metrics with a best value: not the counts and volumes."""
+        return [name for name, metric in self.settings.metrics.items() if metric.best is not None]
+
+    @property
+    def headline(self) -> list[str]:
+        """The scores that come first: those of `HEADLINE` that were measured, or all."""
+        return [name for name in HEADLINE if name in self.scores] or self.scores
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return to_summary(self)
+
+    def remarks(self) -> list[str]:
+        """One line each for missing predictions, skipped cases and extra predictions, naming all of them."""
+        lines = []
+        if self.missing:
+            lines.append(f"No prediction, counted as worst ({len(self.missing)}): {', '.join(self.missing)}")
+        if self.skipped:
+            reasons = "; ".join(f"{case.id}: {case.problem}" for case in self.skipped)
+            lines.append(f"Skipped, in no mean ({len(self.skipped)}): {reasons}")
+        if self.extra:
+            names = ", ".join(path.name for path in self.extra)
+            lines.append(f"Prediction without reference, not evaluated ({len(self.extra)}): {names}")
+        return lines
+
+    def save(self, output: str | Path) -> Path:
+        """Write summary.json, cases.csv, overlay.png and report.html.
+
+        Args:
+            output: folder, made if need be.
+
+        Returns:
+            The path of report.html.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        from medseg.evaluation.overlay import draw_overlays
+
+        folder = Path(output)
+        write_json(folder / "summary.json", self.summary())
+        write_text(folder / "cases.csv", to_csv(self))
+        overlay = draw_overlays(self)
+        with atomic_path(folder / "overlay.png") as temporary:
+            temporary.write_bytes(overlay)
+        write_text(folder / "report.html", self.to_html(overlay))
+        return folder / "report.html"
+
+    def to_html(self, overlay: bytes) -> str:
+        """One self-contained page.
+
+        Args:
+            overlay: PNG as `draw_overlays` makes it.
+        """
+        from jinja2 import Environment, PackageLoader
+
+        from medseg import __version__
+        from medseg.evaluation.figures import draw_distributions
+
+        environment = Environment(loader=PackageLoader("medseg", "evaluation"), autoescape=True, trim_blocks=True)
+        environment.filters["number"] = format_number
+        return environment.get_template("report.html").render(
+            report=self,
+            version=__version__,
+            metrics=self.settings.metrics,
+            hidden=tuple(COUNTS),
+            foreground={name: foreground_mean(self.aggregates, name) for name in self.scores},
+            definitions=definitions(self),
+            boundary=BOUNDARIES[self.settings.surface],
+            rules=RULES,
+            distributions=as_text(draw_distributions(self)),
+            overlay=as_text(overlay),
+        )
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the table of classes and the remarks."""
+        if console is None:
+            from rich.console import Console
+
+            console = Console()
+        console.print(self.table())
+        for line in self.remarks():
+            console.print(line, style="yellow", markup=False)
+
+    def table(self) -> Table:
+        """Two rows for each class: mean ± SD over all cases, penalised ones included; and over the detected."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
+        columns = [self.settings.metrics[name] for name in self.headline]
+        heads = [f"{metric.key} ({metric.unit})" if metric.unit else metric.key for metric in columns]
+        table = Table("class", "over", *heads, title=f"{len(self.results)} cases", box=SIMPLE_HEAD)
+        for position, column in enumerate(table.columns):
+            column.justify, column.no_wrap = "right" if position > 1 else "left", True
+        for name, entry in self.aggregates.items():
+            summaries = [entry["metrics"][metric] for metric in self.headline]
+            spread = [f"{format_number(s['mean'], 3)} ± {format_number(s['sd'], 2)}" for s in summaries]
+            table.add_row(name, f"all {entry['n_cases'] - entry['n_empty']}", *spread)
+            detected = [format_number(s["mean_detected"], 3) for s in summaries]
+            table.add_row("", f"found {entry['n_detected']}/{entry['n_reference']}", *detected, style="dim")
+            table.add_section()
+        means = [format_number(foreground_mean(self.aggregates, metric), 3) for metric in self.headline]
+        table.add_row("mean of classes", "", *means, style="bold")
+        return table
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """``digits`` significant figures, without exponent; "–" for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return str(value)
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:.{max(0, digits - whole)}f}"
+
+
+def as_text(png: bytes) -> str:
+    """A PNG for the ``src`` of an image within a page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
