@@ -8,8 +8,7 @@ score on them says that the software works, nothing about medicine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
 
 from medseg.data.dataset import SegmentationDataset, open_dataset
+from medseg.data.phantom_anatomy import LABELS, Part, draw_anatomy
 from medseg.io import Geometry, Volume, write_json, write_labels, write_volume
 
-LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney_right": 3, "kidney_left": 4, "lesion": 5}
 SHAPE = (52, 44, 40)
 SPACING_MM = 2.0  # of SHAPE; together they give the field of view, 104 x 88 x 80 mm
 SUPERSAMPLING = 2
@@ -29,38 +28,6 @@ BIAS = 0.2
 NOISE = 0.07  # of the liver's intensity
 
 Box = tuple[slice, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """An ellipsoid of one tissue: centre and half axes in mm along (right, anterior, superior), mean intensity."""
-
-    center: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    intensity: float
-    label: int = 0
-    rotation: np.ndarray | None = None  # (3, 3)
-
-
-FRAME = (  # what hardly varies: fat, muscle, fat of the cavity, spine, back muscles, aorta, vena cava
-    Part((0, 0, 0), (45, 36, 75), 0.35),
-    Part((0, -1, 0), (40, 31, 70), 0.75),
-    Part((0, 3, 0), (36, 25, 65), 0.42),
-    Part((0, -21, 0), (8, 8, 120), 0.55),
-    Part((11, -18, -18), (6, 6, 28), 0.75),
-    Part((-11, -18, -18), (6, 6, 28), 0.75),
-    Part((-3, -9, 0), (3.5, 3.5, 120), 1.2),
-    Part((5, -9, 0), (4, 3.5, 120), 1.05),
-)
-STOMACH_AND_GALLBLADDER = (Part((-13, 11, 15), (11, 10, 13), 0.88), Part((14, 15, -6), (5, 6, 8), 0.55))
-ORGANS = (
-    Part((17, 4, 13), (18, 19, 18), 1.0, LABELS["liver"]),
-    Part((-24, -5, 15), (10, 12, 14), 0.85, LABELS["spleen"]),
-    Part((19, -12, -13), (8.5, 8.5, 14), 1.12, LABELS["kidney_right"]),
-    Part((-19, -12, -11), (8.5, 8.5, 14), 1.12, LABELS["kidney_left"]),
-)
-LESION_RADIUS_MM = (9.0, 10.5)
-LESION_INTENSITY = 0.72
 
 
 def write_phantoms(
@@ -110,7 +77,7 @@ def generate_phantom(
     Returns:
         Image (*S) int16, arbitrary units; labels (*S) uint8, as `LABELS`; affine (4, 4), voxel to RAS+ mm.
     """
-    parts = [_posed(part, rng) for part in _anatomy(rng)]
+    parts = draw_anatomy(rng)
     size, affine = _grid(rng, np.array(shape))
     tissue, labels = _paint(parts, _patient_points(rng, size, affine), affine)
     image = _scanned(rng, _blocks(tissue).mean(axis=(1, 3, 5)))
@@ -129,33 +96,6 @@ def _description(cases: int, seed: int) -> dict[str, object]:
         "numTraining": cases,
         "file_ending": ".nii.gz",
     }
-
-
-def _anatomy(rng: np.random.Generator) -> Iterator[Part]:
-    """All parts in the order of painting: later ones lie on top; the lesion lies wholly inside the liver."""
-    yield from FRAME
-    yield from STOMACH_AND_GALLBLADDER
-    for _ in range(rng.integers(5, 9)):  # bowel
-        center, radii = rng.uniform((-25, 4, -38), (25, 19, -12)), rng.uniform(5, 9, 3)
-        yield Part(_triple(center), _triple(radii), rng.uniform(0.6, 1.2))
-    yield from ORGANS
-    liver = ORGANS[0]
-    direction = rng.normal(size=3)
-    offset = 5 * direction / np.linalg.norm(direction) * rng.uniform(0, 1) ** (1 / 3)
-    radii = rng.uniform(*LESION_RADIUS_MM) * rng.uniform(0.95, 1.1, 3)
-    yield Part(_triple(np.array(liver.center) + offset), _triple(radii), LESION_INTENSITY, LABELS["lesion"])
-
-
-def _posed(part: Part, rng: np.random.Generator) -> Part:
-    """The part with a case's own place, size, direction and intensity; large and long parts move least."""
-    loose = 0.3 if max(part.radii) > 50 or part.label == LABELS["lesion"] else 1.0
-    return replace(
-        part,
-        center=_triple(np.array(part.center) + loose * rng.uniform(-2.5, 2.5, 3)),
-        radii=_triple(np.array(part.radii) * (1 + loose * rng.uniform(-0.14, 0.14, 3))),
-        intensity=part.intensity * rng.uniform(0.95, 1.05),
-        rotation=Rotation.from_euler("xyz", loose * rng.uniform(-15, 15, 3), degrees=True).as_matrix(),
-    )
 
 
 def _grid(rng: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +176,3 @@ def _stored(
     affine = affine @ inv_ornt_aff(orientation, image.shape)
     image = np.rint(image).astype(np.int16)
     return apply_orientation(image, orientation), apply_orientation(labels, orientation), affine
-
-
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    return float(values[0]), float(values[1]), float(values[2])
