@@ -148,18 +148,20 @@ class Report:
 
         columns = [self.settings.metrics[name] for name in self.headline]
         heads = [f"{metric.key} ({metric.unit})" if metric.unit else metric.key for metric in columns]
-        table = Table("class", "over", *heads, title=f"{len(self.results)} cases", box=SIMPLE_HEAD)
+        table = Table(
+            "class", "over", *heads, title=f"{len(self.results)} cases", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+        )
         for position, column in enumerate(table.columns):
             column.justify, column.no_wrap = "right" if position > 1 else "left", True
         for name, entry in self.aggregates.items():
             summaries = [entry["metrics"][metric] for metric in self.headline]
-            spread = [f"{format_number(s['mean'], 3)} ± {format_number(s['sd'], 2)}" for s in summaries]
+            spread = [f"{format_number(s['mean'], 3)}±{format_number(s['sd'], 2)}" for s in summaries]
             table.add_row(name, f"all {entry['n_cases'] - entry['n_empty']}", *spread)
             detected = [format_number(s["mean_detected"], 3) for s in summaries]
             table.add_row("", f"found {entry['n_detected']}/{entry['n_reference']}", *detected, style="dim")
             table.add_section()
         means = [format_number(foreground_mean(self.aggregates, metric), 3) for metric in self.headline]
-        table.add_row("mean of classes", "", *means, style="bold")
+        table.add_row("mean", "", *means, style="bold")
         return table
 
 
