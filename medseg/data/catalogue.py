@@ -68,18 +68,22 @@ def list_datasets() -> list[str]:
     return [PHANTOM, *CATALOGUE]
 
 
-def resolve_dataset(data: Mapping[str, Any]) -> SegmentationDataset:
+def resolve_dataset(data: Mapping[str, Any], *, strict: bool = True) -> SegmentationDataset:
     """Open the dataset of a ``data`` config: its ``path`` if it has one, else the catalogue's ``name``.
+
+    Args:
+        data: ``name`` and ``path``.
+        strict: as for `open_dataset`.
 
     Raises:
         UsageError: neither, or an unknown name.
         MedsegError: as `open_dataset` and `find_dataset`.
     """
     if data.get("path"):
-        return open_dataset(data["path"])
+        return open_dataset(data["path"], strict=strict)
     if not data.get("name"):
         raise UsageError("no dataset is given", fix=f"set data=FOLDER or data={' or data='.join(list_datasets())}")
-    return open_dataset(find_dataset(data["name"]))
+    return open_dataset(find_dataset(data["name"]), strict=strict)
 
 
 def find_dataset(name: str) -> Path:

@@ -1,0 +1,116 @@
+"""A repaired copy of a dataset: what a check can set right is written anew, all else is copied, the original stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.data.case_files import stem
+from medseg.data.dataset import Case, SegmentationDataset
+from medseg.data.findings import Finding, Repair
+from medseg.data.inspect_case import near_integers
+from medseg.data.metadata import find_table
+from medseg.errors import ResourceError, UsageError
+from medseg.io import Volume, read_geometry, read_json, read_labels, read_volume, write_json, write_labels, write_volume
+
+
+def repair_dataset(dataset: SegmentationDataset, findings: Sequence[Finding], folder: str | Path) -> list[str]:
+    """Write the dataset anew with the same relative paths, without cases that have errors beyond repair.
+
+    Args:
+        dataset: as `check_dataset` got it.
+        findings: of that check.
+        folder: must not exist, or be empty; it appears when it is complete.
+
+    Returns:
+        Ids of the cases left out.
+
+    Raises:
+        UsageError: the folder has content, or is the dataset's own.
+        ResourceError: it cannot be written; nothing is left behind.
+    """
+    folder = Path(folder).expanduser()
+    check_output(dataset, folder)
+    broken = {f.case for f in findings if f.case and f.severity == "error" and f.repair is None}
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for case in (*dataset.training, *dataset.test):
+            if case.id not in broken:
+                _copy_case(case, dataset.root, scratch, [f for f in findings if f.case == case.id])
+        _copy_description(dataset, scratch, broken)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(scratch, folder)
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror or error}"
+        raise ResourceError(problem, path=folder, fix="free space, or choose another output=") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return sorted(broken)
+
+
+def check_output(dataset: SegmentationDataset, folder: Path) -> None:
+    """Refuse a folder with content or inside the dataset. Raises UsageError."""
+    if folder.resolve().is_relative_to(dataset.root.resolve()):
+        raise UsageError("lies in the dataset, which is never changed", path=folder, fix="choose another output=")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError("exists and is not empty", path=folder, fix="choose another output=, or remove it")
+
+
+def _copy_case(case: Case, root: Path, target: Path, findings: Iterable[Finding]) -> None:
+    repairs: dict[Path, set[Repair]] = {}
+    for finding in findings:
+        if finding.file and finding.repair:
+            repairs.setdefault(finding.file, set()).add(finding.repair)
+    for path in (*case.images, *([case.label] if case.label else [])):
+        copy = target / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path not in repairs:
+            shutil.copyfile(path, copy)
+        elif path == case.label:
+            _write_label(case, path, copy, repairs[path])
+        else:
+            _write_image(case, path, copy, repairs[path])
+
+
+def _write_image(case: Case, path: Path, copy: Path, repairs: set[Repair]) -> None:
+    volume = read_volume(path, nan="zero", case=case.id)
+    geometry = read_geometry(case.images[0]) if "grid" in repairs else volume.geometry
+    write_volume(copy, Volume(volume.array, geometry))
+
+
+def _write_label(case: Case, path: Path, copy: Path, repairs: set[Repair]) -> None:
+    labels = (near_integers(path, case.id) if "round" in repairs else None) or read_labels(path, case=case.id)
+    geometry = read_geometry(case.images[0]) if "grid" in repairs else labels.geometry
+    write_labels(copy, labels.array[0], geometry)
+
+
+def _copy_description(dataset: SegmentationDataset, target: Path, broken: set[str]) -> None:
+    """dataset.json, the case table and the folds, without the cases left out."""
+    target.mkdir(parents=True, exist_ok=True)
+    table, splits = find_table(dataset.root), dataset.root / "splits_final.json"
+    if table:
+        shutil.copyfile(table, target / table.name)
+    if (dataset.root / "dataset.json").is_file():
+        write_json(target / "dataset.json", _without(read_json(dataset.root / "dataset.json"), dataset, broken))
+    if splits.is_file():
+        folds = [{p: [c for c in fold[p] if c not in broken] for p in ("train", "val")} for fold in read_json(splits)]
+        write_json(target / splits.name, folds)
+
+
+def _without(description: dict[str, Any], dataset: SegmentationDataset, broken: set[str]) -> dict[str, Any]:
+    changed = {**description, "numTraining": sum(case.id not in broken for case in dataset.training)}
+    for key in ("training", "test"):
+        if isinstance(description.get(key), list):
+            changed[key] = [entry for entry in description[key] if _listed_id(entry) not in broken]
+    if isinstance(description.get("dataset"), dict):
+        changed["dataset"] = {case: entry for case, entry in description["dataset"].items() if case not in broken}
+    return changed
+
+
+def _listed_id(entry: Any) -> str:
+    """Id of a case in a Decathlon list, as `open_dataset` gives it."""
+    return stem(Path(entry["image"] if isinstance(entry, dict) else entry))
