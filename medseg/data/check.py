@@ -31,7 +31,7 @@ def check_dataset(
     *,
     fix: str | Path | None = None,
     split: Mapping[str, Any] | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     progress: bool = True,
 ) -> Findings:
     """Check all cases and what lies between them; faults are collected, never raised.
@@ -40,7 +40,7 @@ def check_dataset(
         dataset: opened with ``strict=False``, so that missing files can be listed.
         fix: folder for a repaired copy of the whole dataset; must not exist, or be empty.
         split: arguments of `make_splits`, to know which duplicates a fold would train on and validate on.
-        workers: processes; None chooses.
+        workers: processes; None or "auto" chooses.
         progress: show a bar on stderr.
 
     Returns:

@@ -24,7 +24,7 @@ def scan_channels(case: Case) -> tuple[str, ...]:
     return ("R", "G", "B") if (volume.ndim, count) == (2, 3) else tuple(f"channel_{n}" for n in range(count))
 
 
-def scan_labels(cases: Sequence[Case], *, workers: int | None = None) -> dict[str, int]:
+def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None) -> dict[str, int]:
     """Name -> value of every label that occurs, called after its number. A bar shows the progress.
 
     A label map that cannot be read is left out here; it is reported when the case is used.
