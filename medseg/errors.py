@@ -39,7 +39,8 @@ class MedsegError(Exception):
     def __str__(self) -> str:
         where = ", ".join(part for part in (f"case {self.case}" if self.case else "", str(self.path or "")) if part)
         fix = f" Fix: {self.fix}." if self.fix else ""
-        line = f"{where + ': ' if where else ''}{self.problem.rstrip('.')}.{fix} {self.written}"
+        problem = self.problem if self.problem.endswith("?") else f"{self.problem.rstrip('.')}."
+        line = f"{where + ': ' if where else ''}{problem}{fix} {self.written}"
         return " ".join(line.split())
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from medseg.data.dataset import Case, open_dataset
 from medseg.errors import BadDataset, MedsegError, PartialFailure, UsageError
 from medseg.inference.predictor import Predictor
-from medseg.io import KNOWN_ENDINGS, file_ending
+from medseg.io import KNOWN_ENDINGS, file_ending, label_ending
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def predict_cases(
     from rich.console import Console
     from rich.progress import track
 
-    paths = [Path(output) / f"{case.id}{file_ending(case.images[0])}" for case in cases]
+    paths = [Path(output) / f"{case.id}{label_ending(file_ending(case.images[0]))}" for case in cases]
     failed: dict[str, MedsegError] = {}
     todo = [(case, path) for case, path in zip(cases, paths, strict=True) if overwrite or not path.exists()]
     bar = track(todo, "predict", console=Console(stderr=True), disable=not progress)

@@ -93,7 +93,12 @@ class Predictor:
         return self.members[0].plan
 
     def predict(
-        self, source: Source, *, probabilities: bool = False, nan: Literal["refuse", "zero"] = "refuse", case: str | None = None
+        self,
+        source: Source,
+        *,
+        probabilities: bool = False,
+        nan: Literal["refuse", "zero"] = "refuse",
+        case: str | None = None,
     ) -> Segmentation:
         """Segment one case.
 

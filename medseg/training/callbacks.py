@@ -36,6 +36,8 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any) -> None:
         """Save if it is time; end the run if the budget is spent or a signal came."""
         assert isinstance(task, SegmentationTask)
+        if not task.stepped:  # between two optimiser steps there are gradients that no checkpoint holds
+            return
         stopping = any_process(trainer, self.stop.signum is not None)
         trainer.should_stop = trainer.should_stop or task.progress() >= 1
         if stopping or trainer.should_stop or any_process(trainer, time.monotonic() - self.saved >= self.seconds):
@@ -87,7 +89,7 @@ class Validation(pl.Callback):
         """Validate at the end of an epoch, if it is due."""
         assert isinstance(task, SegmentationTask)
         epoch, rest = divmod(trainer.global_step, self.steps_per_epoch)
-        if rest or not self.ids or not trainer.is_global_zero or not self._due(task, epoch):
+        if rest or not task.stepped or not self.ids or not trainer.is_global_zero or not self._due(task, epoch):
             return
         start = time.monotonic()
         scores = self.dice(task)

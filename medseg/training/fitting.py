@@ -81,7 +81,8 @@ def plan_training(dataset: SegmentationDataset, cfg: Config) -> Plan:
     if file:
         return Plan.load(file).override(**overrides)
     device = make_profile(cfg["trainer"]).device.type
-    return make_plan(make_fingerprint(dataset, workers=cfg["data"]["workers"]), device=device, **overrides)
+    fingerprint = make_fingerprint(dataset, workers=cfg["data"]["workers"], cache_dir=cfg["cache_dir"])
+    return make_plan(fingerprint, device=device, **overrides)
 
 
 def fit_fold(

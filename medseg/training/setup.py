@@ -91,7 +91,10 @@ def fit_patch(plan: Plan, network: nn.Module) -> Plan:
     """The plan with its patch rounded up to what the network can divide."""
     divisor: Sequence[int] = network.divisor  # type: ignore[assignment]
     size = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=True))
-    return plan if size == plan.patch_size else plan.override(patch_size=size)
+    if size == plan.patch_size:
+        return plan
+    reason = f"{plan.reasons.get('patch_size', '')}; rounded up to multiples of {list(divisor)} for the network"
+    return plan.override(patch_size=size, reasons={**plan.reasons, "patch_size": reason})
 
 
 def make_task(cfg: Config, network: nn.Module, target: Target, profile: DeviceProfile) -> SegmentationTask:
@@ -110,7 +113,7 @@ def make_data(
     cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], profile: DeviceProfile
 ) -> TrainingData:
     """Patches of the training cases, augmented."""
-    augmentation = dict(cfg["augmentation"])
+    augmentation = {key: value for key, value in cfg["augmentation"].items() if value is not None}
     dataset = PatchDataset(
         prepared,
         plan,

@@ -44,7 +44,7 @@ class SegmentationTask(pl.LightningModule):
         self.network = profile.place(network)
         self.average = WeightAverage(network, ema) if ema else None
         self.target, self.budget, self.profile, self.optimizer_settings = target, budget, profile, dict(optimizer)
-        self.step_ended = 0.0
+        self.step_ended, self.stepped = 0.0, False
         self._random_state: Tensor | None = None
         self._forward = torch.compile(self.network) if profile.compile else self.network
 
@@ -79,6 +79,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate for the progress so far."""
+        self.stepped = False
         settings = self.optimizer_settings
         factor = learning_rate_factor(self.progress(), settings["schedule"], settings["warmup"])
         for group in self.trainer.optimizers[0].param_groups:
@@ -95,6 +96,7 @@ class SegmentationTask(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning hook: after the step, the average follows."""
         super().optimizer_step(*args, **kwargs)
+        self.stepped = True
         if self.average is not None:
             self.average.update(self.network)
 

@@ -1,0 +1,158 @@
+"""``medseg <verb> [key=value ...]``: composes a config, calls one function, turns errors into exit codes. No logic."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+
+from medseg.errors import MedsegError, UsageError, nearest
+
+COMMANDS = {
+    "check": ("medseg.data.check", "check_command", "verify every case of a dataset"),
+    "prepare": ("medseg.data.prepare", "prepare_command", "fingerprint, plan and preprocess a dataset"),
+    "train": ("medseg.training", "train_command", "train a network and validate it"),
+    "predict": ("medseg.inference", "predict_folder", "segment files with a trained model"),
+    "evaluate": ("medseg.evaluation", "evaluate_command", "compare predictions with references"),
+    "models": ("medseg.models", "models_command", "list the architectures"),
+}
+FLAGS = """flags:
+  -h, --help          this text, or the keys of a verb
+  -m, --multirun      run once for every combination: model=unet,unetpp seed=0,1,2
+  --config-dir DIR    also search DIR for configs (DIR/model/mine.yaml: model=mine)
+  --cfg               print the composed config and stop
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``medseg`` command; always ends in ``SystemExit``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(run(words))
+    except MedsegError as error:
+        fail(error, words, error.exit_code)
+    except KeyboardInterrupt:
+        print("medseg: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except MemoryError as error:
+        fail(error, words, 4)
+    except OSError as error:
+        fail(error, words, 4 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) else 1)
+    except Exception as error:
+        fail(error, words, 1)
+
+
+def fail(error: BaseException, words: Sequence[str], code: int) -> None:
+    """One line on stderr, with a traceback if the user wants it or the fault is ours."""
+    if code == 1 or "debug=true" in words:
+        import traceback
+
+        traceback.print_exception(error)
+    ours = " This is a bug in medseg; please report it with the lines above." if code == 1 else ""
+    print(f"medseg: {type(error).__name__}: {error}{ours}", file=sys.stderr)
+    sys.exit(code)
+
+
+def run(words: list[str]) -> int:
+    """Do what the words say; returns the exit code."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        print(f"medseg {importlib.import_module('medseg').__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in COMMANDS:
+        raise UsageError(f"there is no verb '{verb}': {nearest(verb, COMMANDS)}")
+    if "-h" in rest or "--help" in rest:
+        print(verb_help(verb))
+        return 0
+    overrides, config_dir, flags = split_flags(rest)
+    if "multirun" in flags:
+        return multirun(verb, overrides, config_dir)
+    return run_one(verb, overrides, config_dir, show="cfg" in flags)
+
+
+def run_one(verb: str, overrides: Sequence[str], config_dir: str | None, show: bool = False) -> int:
+    """Compose and call."""
+    from medseg.compose import compose
+
+    config = compose(verb, overrides, config_dir)
+    if show:
+        import json
+
+        print(json.dumps(config, indent=2))
+        return 0
+    for plugin in config.get("plugins") or ():
+        sys.path.insert(0, os.getcwd())
+        importlib.import_module(plugin)
+    module, function, _ = COMMANDS[verb]
+    return int(getattr(importlib.import_module(module), function)(config) or 0)
+
+
+def multirun(verb: str, overrides: Sequence[str], config_dir: str | None) -> int:
+    """One run after the other for every combination that Hydra's basic sweeper makes; the worst exit code counts."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("run_dir=")])
+    jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    base = next((word.partition("=")[2] for word in overrides if word.startswith("run_dir=")), None)
+    codes = []
+    for number, job in enumerate(jobs):
+        print(f"medseg: job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
+        folder = [f"run_dir={base}/{number}" if base else f"run_dir=runs/multirun/{os.getpid()}/{number}"]
+        codes.append(run_one(verb, [*job, *(folder if verb == "train" else [])], config_dir))
+    return max(codes)
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
+    """Overrides, the user's config folder, and the other flags."""
+    overrides, config_dir, flags = [], None, set()
+    names = {"-m": "multirun", "--multirun": "multirun", "--cfg": "cfg"}
+    iterator = iter(words)
+    for word in iterator:
+        if word in names:
+            flags.add(names[word])
+        elif word == "--config-dir" or word.startswith("--config-dir="):
+            config_dir = word.partition("=")[2] or next(iterator, "")
+            if not os.path.isdir(config_dir):
+                raise UsageError(f"--config-dir {config_dir!r} is not a folder")
+        elif word.startswith("-"):
+            raise UsageError(f"unknown flag '{word}': {nearest(word, [*names, '--config-dir', '--help'])}")
+        elif "=" not in word and not word.startswith("~"):
+            raise UsageError(f"'{word}' is not key=value", fix="write settings as key=value")
+        else:
+            overrides.append(word)
+    return overrides, config_dir, flags
+
+
+def usage() -> str:
+    """Text of ``medseg --help``."""
+    verbs = "\n".join(f"  {verb:<10} {text}" for verb, (_, _, text) in COMMANDS.items())
+    return f"usage: medseg VERB [key=value ...]\n\nverbs:\n{verbs}\n\n{FLAGS}\nKeys of a verb: medseg VERB --help"
+
+
+def verb_help(verb: str) -> str:
+    """The verb's config file as it is, comments included, and the options of its groups."""
+    from medseg.compose import options, used_groups
+
+    text = (files("medseg.configs") / f"{verb}.yaml").read_text(encoding="utf-8")
+    used = used_groups(verb)
+    listed = "\n".join(f"  {group}: {', '.join(options(group))}" for group in used)
+    inner = [
+        f"\n# {group}={options(group)[0]}\n"
+        + (files("medseg.configs") / group / f"{options(group)[0]}.yaml").read_text()
+        for group in used
+        if group in ("trainer", "optimizer", "data")
+    ]
+    return (
+        f"usage: medseg {verb} [key=value ...]\n\n{text}" + (f"\noptions:\n{listed}\n" if used else "") + "".join(inner)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""From words on a command line to a config: a plain nested dict, or one line that names the nearest right word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import BadDataset, UsageError, nearest
+
+VERBS = ("check", "prepare", "train", "predict", "evaluate", "models")
+
+
+def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:
+    """Compose the config of a verb, e.g. ``compose("train", ["data=phantom", "trainer.max_epochs=5"])``.
+
+    Args:
+        verb: one of `VERBS`.
+        overrides: in Hydra's syntax; ``data=DIR`` names a dataset folder.
+        config_dir: a folder with configs of your own, searched beside medseg's.
+
+    Raises:
+        UsageError: an unknown key, group or option, with the nearest known one; a value that is missing.
+        BadDataset: ``data=`` names a folder that is not there.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    logging.getLogger("hydra").setLevel(logging.ERROR)
+    words = [part for word in overrides for part in expand(word)]
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("medseg.configs", version_base="1.3", job_name="medseg"):
+            composed = hydra_compose(verb, [*words, *search], return_hydra_config=False)
+            config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(explain(error, verb, overrides, config_dir)) from error
+    assert isinstance(config, dict)
+    if any(key == "_target_" for key in keys_of(config)):
+        raise UsageError("a config names a '_target_' (configs name parts, they never import code)")
+    return config  # type: ignore[return-value]
+
+
+def expand(word: str) -> list[str]:
+    """``data=DIR`` -> ``data=folder data.path=DIR data.name=NAME``; every other word stays as it is.
+
+    Raises:
+        BadDataset: a path that is not there.
+    """
+    name, _, value = word.partition("=")
+    if name != "data" or value in options("data"):
+        return [word]
+    path = Path(value).expanduser()
+    if path.is_dir():
+        path = path.resolve()
+        return ["data=folder", f"data.path={quoted(str(path))}", f"data.name={quoted(path.name)}"]
+    if "/" in value or value in (".", ".."):
+        raise BadDataset("there is no such folder", path=path, fix="check the path given as data=")
+    return [word]
+
+
+def quoted(text: str) -> str:
+    """A value that Hydra takes as it is."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def options(group: str) -> list[str]:
+    """Names of medseg's own options in a config group."""
+    folder = files("medseg.configs") / group
+    names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name[:-5] for name in names if name.endswith(".yaml"))
+
+
+def used_groups(verb: str) -> list[str]:
+    """Names of the config groups of a verb."""
+    defaults = _load(f"{verb}.yaml").get("defaults", [])
+    return [group for default in defaults if isinstance(default, dict) for group in default]
+
+
+def explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """One line about the word that was wrong."""
+    known = list(known_keys(verb))
+    for word in overrides:
+        name = word.lstrip("+~").partition("=")[0]
+        value = word.partition("=")[2]
+        choices = options(name) + own_options(name, config_dir)
+        if name in used_groups(verb) and value and value not in choices and "/" not in value:
+            return f"{name}={value}: {nearest(value, choices)}"
+        if name not in known and not word.startswith("+") and not name.startswith("hydra"):
+            return f"there is no key '{name}': {short(nearest(name, known))}"
+    key = getattr(error, "full_key", None)
+    return f"'{key}' is not set" if "Missing mandatory value" in str(error) else " ".join(str(error).split())
+
+
+def own_options(group: str, config_dir: str | None) -> list[str]:
+    """Names of the user's options in a config group."""
+    return [path.stem for path in (Path(config_dir) / group).glob("*.yaml")] if config_dir else []
+
+
+def short(text: str) -> str:
+    """The guess without the list of all keys, which would fill the screen."""
+    return text.partition(" (known")[0] if text.startswith("did") else text
+
+
+def known_keys(verb: str) -> Iterator[str]:
+    """Dotted keys of a verb's config with its default groups."""
+    for group in used_groups(verb):
+        yield group
+        for option in options(group) if group != "experiment" else ():
+            yield from dotted(_load(f"{group}/{option}.yaml"), group)
+    yield from (key for key in dotted(_load(f"{verb}.yaml")) if key != "defaults")
+
+
+def _load(name: str) -> dict[str, Any]:
+    """One of medseg's own config files, as it is."""
+    from omegaconf import OmegaConf
+
+    loaded = OmegaConf.to_container(OmegaConf.load(str(files("medseg.configs") / name)))
+    assert isinstance(loaded, dict)
+    return loaded  # type: ignore[return-value]
+
+
+def dotted(config: Any, prefix: str = "") -> Iterator[str]:
+    """``{"a": {"b": 1}}`` -> ``"a"``, ``"a.b"``."""
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        yield name
+        if isinstance(value, Mapping):
+            yield from dotted(value, name)
+
+
+def keys_of(config: Any) -> Iterable[str]:
+    """Every key at any depth."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield str(key)
+            yield from keys_of(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from keys_of(value)

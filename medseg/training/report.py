@@ -1,0 +1,88 @@
+"""After training: the validation cases predicted from their files, evaluated, and the learning curve drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medseg.data.dataset import SegmentationDataset
+from medseg.evaluation import CaseFiles, Evaluator
+from medseg.inference import Predictor, predict_cases
+from medseg.io import atomic_path, load_model, read_json, save_model, write_json
+from medseg.training.run_folder import RunFolder
+
+
+def report_validation(
+    run: RunFolder, dataset: SegmentationDataset, ids: Sequence[str], settings: Mapping[str, Any]
+) -> None:
+    """Predict the validation cases exactly as ``medseg predict`` would, evaluate them, store the means in the model.
+
+    Args:
+        run: holds the exported model; ``validation/`` receives predictions and report.
+        dataset: of the cases.
+        ids: the validation cases; none at all writes the curve only.
+        settings: ``device``, ``precision``, ``threads``, ``tta`` and ``progress`` of the trainer.
+    """
+    draw_curve(run)
+    if not ids:
+        return
+    predictor = Predictor.from_pretrained(
+        run.path,
+        device=settings["device"],
+        precision=settings["precision"],
+        threads=settings["threads"],
+        tta=settings["tta"],
+    )
+    cases = [dataset.case(case) for case in ids]
+    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"])
+    evaluator = Evaluator(dataset.labels, ignore_label=dataset.ignore_label, progress=settings["progress"])
+    pairs = [
+        CaseFiles(case.id, case.label, file, case.images[0])
+        for case, file in zip(cases, files, strict=True)
+        if case.label is not None
+    ]
+    report = evaluator.evaluate(pairs)
+    report.save(run.validation)
+    report.print()
+    state, description = load_model(run.path)
+    save_model(run.path, state, {**description, "metrics": report.summary()["foreground_mean"]})
+    print(
+        f"medseg: report {run.validation / 'report.html'}, picture {run.validation / 'overlay.png'}, curve {run.curve}"
+    )
+
+
+def report_folds(run: RunFolder, folds: Sequence[RunFolder]) -> None:
+    """Mean over the folds' validation means, as ``crossval.json`` and one line."""
+    means = {fold.path.name: read_json(fold.validation / "summary.json")["foreground_mean"] for fold in folds}
+    names = [name for name, value in next(iter(means.values())).items() if value is not None]
+    overall = {name: sum(mean[name] for mean in means.values()) / len(means) for name in names}
+    write_json(run.path / "crossval.json", {"folds": means, "mean": overall})
+    print(f"medseg: {len(folds)} folds, mean foreground Dice {overall.get('Dice', float('nan')):.4f}")
+
+
+def draw_curve(run: RunFolder) -> None:
+    """Loss and validation Dice against steps, from the CSV logs of every start of this run, as ``progress.png``."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    logs = [pd.read_csv(file) for file in sorted(run.path.glob("logs/version_*/metrics.csv")) if file.stat().st_size]
+    if not logs:
+        return
+    log = pd.concat(logs).sort_values("step")
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="step", ylabel="loss")
+    if "train/loss" in log:
+        loss = log.dropna(subset=["train/loss"])
+        axes.plot(loss["step"], loss["train/loss"], color="tab:grey", lw=1, label="training loss")
+    if "val/dice" in log:
+        scored = log.dropna(subset=["val/dice"])
+        twin = axes.twinx()
+        for name in [str(column) for column in log if str(column).startswith("val/")]:
+            marker, width = ("o", 2) if name == "val/dice" else ("", 1)
+            twin.plot(scored["step"], scored[name], label=name.removeprefix("val/"), marker=marker, lw=width, ms=3)
+        twin.set(ylabel="validation Dice", ylim=(0, 1))
+        twin.legend(loc="center right")
+    axes.legend(loc="lower left")
+    with atomic_path(run.curve) as temporary:
+        figure.savefig(temporary, dpi=120)
