@@ -10,6 +10,7 @@ from typing import Any
 
 from medseg.errors import BadDataset, UsageError, nearest
 
+PATHS = ("input", "output", "predictions", "references", "run_dir", "cache_dir", "data.path", "plan.file")
 VERBS = ("check", "prepare", "train", "predict", "evaluate", "models")
 
 
@@ -28,17 +29,23 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     logging.getLogger("hydra").setLevel(logging.ERROR)
     words = [part for word in overrides for part in expand(word)]
+    # Hydra takes a key that is named like a config group for that group, also in a verb that has no such group.
+    plain = [word for word in words if _name(word) in set(_groups()) - set(used_groups(verb))]
+    words = [word for word in words if word not in plain]
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("medseg.configs", version_base="1.3", job_name="medseg"):
             composed = hydra_compose(verb, [*words, *search], return_hydra_config=False)
+            for override in OverridesParser.create().parse_overrides(plain):
+                OmegaConf.update(composed, override.key_or_group, override.value())
             config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error, verb, overrides, config_dir)) from error
@@ -55,6 +62,8 @@ def expand(word: str) -> list[str]:
         BadDataset: a path that is not there.
     """
     name, _, value = word.partition("=")
+    if name in PATHS and value and value[0] not in "['\"" and "${" not in value:
+        return [f"{name}={quoted(value)}"]  # a path may hold what Hydra's grammar reserves
     if name != "data" or value in options("data"):
         return [word]
     path = Path(value).expanduser()
@@ -69,6 +78,14 @@ def expand(word: str) -> list[str]:
 def quoted(text: str) -> str:
     """A value that Hydra takes as it is."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _name(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _groups() -> list[str]:
+    return [item.name for item in files("medseg.configs").iterdir() if item.is_dir()]
 
 
 def options(group: str) -> list[str]:
@@ -88,7 +105,7 @@ def explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: s
     """One line about the word that was wrong."""
     known = list(known_keys(verb))
     for word in overrides:
-        name = word.lstrip("+~").partition("=")[0]
+        name = _name(word)
         value = word.partition("=")[2]
         choices = options(name) + own_options(name, config_dir)
         if name in used_groups(verb) and value and value not in choices and "/" not in value:

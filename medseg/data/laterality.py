@@ -99,13 +99,18 @@ def decide_mirroring(
 ) -> Mirroring:
     """Axes to mirror and labels to swap.
 
+    Volumes are brought to one orientation before they are used, and no patient is built upside down or back to front,
+    so of the three axes of a volume only left-right comes into question (mirroring all three, as nnU-Net does, took
+    three Dice points from a 90-second training on MSD hippocampus). Images have no such orientation: both axes do.
+
     Args:
         labels: name -> value, background included.
         offsets: label value -> ``side_offsets`` of the cases that have it.
         volumes: label value -> median number of voxels.
         spatial_dims: 2 or 3.
     """
-    axis, every = left_right_axis(spatial_dims), tuple(range(spatial_dims))
+    axis = left_right_axis(spatial_dims)
+    every = (axis,) if spatial_dims == 3 else (0, 1)
     without = tuple(i for i in every if i != axis)
     foreground = {name: value for name, value in labels.items() if value != 0}
     pairs, alone = lateral_pairs(foreground)

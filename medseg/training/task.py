@@ -101,10 +101,8 @@ class SegmentationTask(pl.LightningModule):
             self.average.update(self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Time spent belongs to the state. The batch at hand is counted as done, since the optimiser has stepped."""
+        """The time spent and the random numbers of dropout belong to the state."""
         checkpoint["elapsed"], checkpoint["random_state"] = self.budget.elapsed(), torch.get_rng_state()
-        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        current["completed"] = current["processed"] = current["ready"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the clock, and the random numbers of dropout."""

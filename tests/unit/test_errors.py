@@ -1,0 +1,53 @@
+"""Errors are one line with everything a user needs, keep their exit code, and survive a process border."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from medseg import errors
+from medseg.errors import MedsegError, UsageError, nearest
+
+CODES = {
+    "UsageError": 2, "InputRefused": 3, "UnreadableFile": 3, "BadGeometry": 3, "BadVoxels": 3, "BadLabels": 3,
+    "BadDataset": 3, "ResourceError": 4, "UnsafeArtefact": 5, "PartialFailure": 6, "Interrupted": 143,
+}  # fmt: skip
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MedsegError)
+]  # every class of the tree
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_exit_codes_are_the_published_ones(kind):
+    assert kind.exit_code == CODES.get(kind.__name__, 1)
+    assert kind is MedsegError or kind.__name__ in CODES
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_error_crosses_a_process_border_whole(kind):
+    error = kind("p", case="c", path="/f", fix="x", written="w")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert vars(copy) == vars(error)
+    assert str(copy) == str(error) == "case c, /f: p. Fix: x. w"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UsageError("what"), "what. Nothing was written."),
+        (UsageError("what."), "what. Nothing was written."),
+        (UsageError("what?"), "what? Nothing was written."),
+        (UsageError("two\n  lines"), "two lines. Nothing was written."),
+        (UsageError("what", path="/f", written=""), "/f: what."),
+    ],
+)
+def test_a_message_is_one_line(error, line):
+    assert str(error) == line
+
+
+def test_nearest_names_what_was_meant_or_what_there_is():
+    assert nearest("unetp", ["unet", "unetpp"]) == "did you mean 'unetpp'? (known: unet, unetpp)"
+    assert nearest("zzz", ["b", "a"]) == "(known: a, b)"
+    assert nearest("x", []) == "(known: )"
