@@ -2,8 +2,8 @@
 # The test command: makes its own environment, then lint, types and tests. Arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" dev
-.venv/bin/ruff check medseg kernels configs scripts tests
-.venv/bin/ruff format --check -q medseg kernels configs scripts tests
-.venv/bin/mypy
+"$python" -m ruff check medseg kernels configs scripts tests
+"$python" -m ruff format --check -q medseg kernels configs scripts tests
+"$python" -m mypy
 # One process per core, one thread each: the fastest way through many small tests.
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@"
+OMP_NUM_THREADS=1 "$python" -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@"
