@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from medseg.errors import MedsegError, UsageError, nearest
 
@@ -80,7 +81,11 @@ def run_one(verb: str, overrides: Sequence[str], config_dir: str | None, show: b
     """Compose and call."""
     from medseg.compose import compose
 
-    config = compose(verb, overrides, config_dir)
+    return call(verb, compose(verb, overrides, config_dir), show)
+
+
+def call(verb: str, config: dict[str, Any], show: bool = False) -> int:
+    """Import what the user plugs in, then the verb's function, and call it."""
     if show:
         import json
 
@@ -98,14 +103,19 @@ def multirun(verb: str, overrides: Sequence[str], config_dir: str | None) -> int
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from medseg.compose import compose
+
     parsed = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("run_dir=")])
     jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     base = next((word.partition("=")[2] for word in overrides if word.startswith("run_dir=")), None)
+    base = base or f"runs/multirun/{os.getpid()}"
+    folders = [[f"run_dir={base}/{number}"] if verb == "train" else [] for number in range(len(jobs))]
+    # Composed before the first one runs: a wrong word in the last job must not show after hours.
+    configs = [compose(verb, [*job, *folder], config_dir) for job, folder in zip(jobs, folders, strict=True)]
     codes = []
-    for number, job in enumerate(jobs):
+    for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
         print(f"medseg: job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
-        folder = [f"run_dir={base}/{number}" if base else f"run_dir=runs/multirun/{os.getpid()}/{number}"]
-        codes.append(run_one(verb, [*job, *(folder if verb == "train" else [])], config_dir))
+        codes.append(call(verb, config))
     return max(codes)
 
 

@@ -29,6 +29,7 @@ def code_and_line(capsys, *words):
         (["train", "plan.patchsize=[1]"], 2, "did you mean 'plan.patch_size'"),
         (["train", "experiment=hippo"], 2, "did you mean 'hippocampus'"),
         (["train", "foo"], 2, "not key=value"),
+        (["train", "-m", "model=unet,unetp"], 2, "did you mean 'unetpp'"),
         (["train", "--mutirun"], 2, "did you mean '--multirun'"),
         (["train", "data=/no/such/folder"], 3, "no such folder"),
         (["train", "+model._target_=os.system"], 2, "_target_"),

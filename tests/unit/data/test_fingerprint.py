@@ -3,8 +3,8 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from medseg.data.dataset import Case, SegmentationDataset
 
+from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import Fingerprint, make_fingerprint, nonzero_box
 from medseg.data.plan import make_plan
 from medseg.errors import BadDataset, BadGeometry, BadLabels
