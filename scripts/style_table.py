@@ -34,7 +34,7 @@ def count_lines(path: Path) -> int:
 
 
 def functions(path: Path) -> Iterator[tuple[Function, bool]]:
-    """Every function of a file, and whether it is public: no underscore before its name or the name of what holds it."""
+    """Every function of a file, and whether it is public: neither it nor its class starts with an underscore."""
 
     def walk(node: ast.AST, public: bool) -> Iterator[tuple[Function, bool]]:
         for child in ast.iter_child_nodes(node):
