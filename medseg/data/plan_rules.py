@@ -20,7 +20,7 @@ MAX_STAGES = 6
 # Voxels of one patch and of one batch. A CPU is limited by time, not memory: 64^3 voxels, or a 320 x 320 image, is
 # about one second per training step of a small U-Net on two cores.
 CPU_PATCH_VOXELS = {2: 320**2, 3: 64**3}
-CPU_BATCH_VOXELS = 360_000
+CPU_BATCH_VOXELS = 180_000
 # nnU-Net trains two patches of 128^3 in 8 GiB.
 BYTES_PER_VOXEL = 2048
 DEFAULT_CUDA_GIB = 8.0

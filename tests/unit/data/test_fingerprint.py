@@ -125,4 +125,4 @@ def test_hippocampus(shared_data):
     plan = make_plan(make_fingerprint(dataset, [case.id for case in dataset.training[:40]], progress=False))
     assert plan.patch_size == (40, 56, 40)
     assert plan.mirror_axes == (0,)
-    assert plan.batch_size == 4
+    assert plan.batch_size == 2

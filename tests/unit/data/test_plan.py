@@ -59,7 +59,7 @@ def test_hippocampus_takes_the_whole_volume():
     assert plan.spacing == (1.0, 1.0, 1.0)
     assert plan.patch_size == (40, 56, 40)
     assert plan.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    assert plan.batch_size == 4
+    assert plan.batch_size == 2
     assert plan.mirror_axes == (0,)
     assert plan.normalization == ({"scheme": "zscore", "nonzero": False},)
     assert not plan.crop_nonzero
@@ -115,7 +115,7 @@ def test_2d_images():
     assert plan.patch_size == (256, 256)
     assert len(plan.strides) == rules.MAX_STAGES
     assert plan.mirror_axes == (0, 1)
-    assert plan.batch_size == 5
+    assert plan.batch_size == 2
 
 
 def test_mirroring_is_off_beside_a_one_sided_organ():
