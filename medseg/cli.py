@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -32,12 +33,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``medseg`` command; always ends in ``SystemExit``."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        sys.exit(run(words))
+        code = run(words)
+        sys.stdout.flush()
+        sys.exit(code)
     except MedsegError as error:
         fail(error, words, error.exit_code)
     except KeyboardInterrupt:
         print("medseg: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except MemoryError as error:
         fail(error, words, 4)
     except OSError as error:
@@ -72,51 +78,36 @@ def run(words: list[str]) -> int:
         print(verb_help(verb))
         return 0
     overrides, config_dir, flags = split_flags(rest)
-    if "multirun" in flags:
-        return multirun(verb, overrides, config_dir)
-    return run_one(verb, overrides, config_dir, show="cfg" in flags)
-
-
-def run_one(verb: str, overrides: Sequence[str], config_dir: str | None, show: bool = False) -> int:
-    """Compose and call."""
     from medseg.compose import compose
+    from medseg.sweep import sweep
 
-    return call(verb, compose(verb, overrides, config_dir), show)
-
-
-def call(verb: str, config: dict[str, Any], show: bool = False) -> int:
-    """Import what the user plugs in, then the verb's function, and call it."""
-    if show:
-        import json
-
-        print(json.dumps(config, indent=2))
+    jobs = sweep(verb, overrides, config_dir) if "multirun" in flags else []
+    configs = [config for _, config in jobs] or [compose(verb, overrides, config_dir)]
+    if "cfg" in flags:
+        print("\n".join(json.dumps(config, indent=2) for config in configs))
         return 0
-    for plugin in config.get("plugins") or ():
-        sys.path.insert(0, os.getcwd())
-        importlib.import_module(plugin)
-    module, function, _ = COMMANDS[verb]
-    return int(getattr(importlib.import_module(module), function)(config) or 0)
+    return run_jobs(verb, jobs) if jobs else call(verb, configs[0])
 
 
-def multirun(verb: str, overrides: Sequence[str], config_dir: str | None) -> int:
-    """One run after the other for every combination that Hydra's basic sweeper makes; the worst exit code counts."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from medseg.compose import compose
-
-    parsed = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("run_dir=")])
-    jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    base = next((word.partition("=")[2] for word in overrides if word.startswith("run_dir=")), None)
-    base = base or f"runs/multirun/{os.getpid()}"
-    folders = [[f"run_dir={base}/{number}"] if verb == "train" else [] for number in range(len(jobs))]
-    # Composed before the first one runs: a wrong word in the last job must not show after hours.
-    configs = [compose(verb, [*job, *folder], config_dir) for job, folder in zip(jobs, folders, strict=True)]
+def run_jobs(verb: str, jobs: Sequence[tuple[list[str], dict[str, Any]]]) -> int:
+    """One run after the other; the worst exit code counts."""
     codes = []
-    for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
-        print(f"medseg: job {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
+    for number, (words, config) in enumerate(jobs, start=1):
+        print(f"medseg: job {number} of {len(jobs)}: {' '.join(words)}", flush=True)
         codes.append(call(verb, config))
     return max(codes)
+
+
+def call(verb: str, config: dict[str, Any]) -> int:
+    """Import what the user plugs in, then the verb's function, and call it."""
+    sys.path.insert(0, os.getcwd())
+    for plugin in config.get("plugins") or ():
+        try:
+            importlib.import_module(plugin)
+        except ImportError as error:
+            raise UsageError(f"plugins: cannot import '{plugin}' ({error})", fix="check name and folder") from error
+    module, function, _ = COMMANDS[verb]
+    return int(getattr(importlib.import_module(module), function)(config) or 0)
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
@@ -127,13 +118,15 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
     for word in iterator:
         if word in names:
             flags.add(names[word])
+        elif word == "job" and "cfg" in flags:
+            continue  # Hydra's spelling: --cfg job
         elif word == "--config-dir" or word.startswith("--config-dir="):
             config_dir = word.partition("=")[2] or next(iterator, "")
             if not os.path.isdir(config_dir):
                 raise UsageError(f"--config-dir {config_dir!r} is not a folder")
         elif word.startswith("-"):
             raise UsageError(f"unknown flag '{word}': {nearest(word, [*names, '--config-dir', '--help'])}")
-        elif "=" not in word and not word.startswith("~"):
+        elif word.startswith("=") or ("=" not in word and not word.startswith("~")):
             raise UsageError(f"'{word}' is not key=value", fix="write settings as key=value")
         else:
             overrides.append(word)

@@ -10,7 +10,17 @@ from typing import Any
 
 from medseg.errors import BadDataset, UsageError, nearest
 
-PATHS = ("input", "output", "predictions", "references", "run_dir", "cache_dir", "data.path", "plan.file")
+PATHS = (
+    "input",
+    "output",
+    "predictions",
+    "references",
+    "run_dir",
+    "cache_dir",
+    "data.path",
+    "data.split_file",
+    "plan.file",
+)
 VERBS = ("check", "prepare", "train", "predict", "evaluate", "models")
 
 
@@ -30,15 +40,17 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     logging.getLogger("hydra").setLevel(logging.ERROR)
     words = [part for word in overrides for part in expand(word)]
     # Hydra takes a key that is named like a config group for that group, also in a verb that has no such group.
-    plain = [word for word in words if _name(word) in set(_groups()) - set(used_groups(verb))]
-    words = [word for word in words if word not in plain]
+    foreign = set(_groups()) - set(used_groups(verb))
+    plain = [_as_path(word) for word in words if _name(word) in foreign]
+    words = [word for word in words if _name(word) not in foreign]
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
@@ -47,7 +59,9 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
             for override in OverridesParser.create().parse_overrides(plain):
                 OmegaConf.update(composed, override.key_or_group, override.value())
             config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OverrideParseException as error:
+        raise syntax_error(error) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UsageError(explain(error, verb, overrides, config_dir)) from error
     assert isinstance(config, dict)
     if any(key == "_target_" for key in keys_of(config)):
@@ -62,9 +76,9 @@ def expand(word: str) -> list[str]:
         BadDataset: a path that is not there.
     """
     name, _, value = word.partition("=")
-    if name in PATHS and value and value[0] not in "['\"" and "${" not in value:
-        return [f"{name}={quoted(value)}"]  # a path may hold what Hydra's grammar reserves
-    if name != "data" or value in options("data"):
+    if name in PATHS:
+        return [_as_path(word)]
+    if name != "data" or not value or value in options("data"):
         return [word]
     path = Path(value).expanduser()
     if path.is_dir():
@@ -78,6 +92,21 @@ def expand(word: str) -> list[str]:
 def quoted(text: str) -> str:
     """A value that Hydra takes as it is."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _as_path(word: str) -> str:
+    """A path may hold what Hydra's grammar reserves; lists, quotes, interpolations and null keep their meaning."""
+    name, _, value = word.partition("=")
+    special = not value or value == "null" or value[0] in "['\"" or "${" in value
+    return word if special else f"{name}={quoted(value)}"
+
+
+def syntax_error(error: Exception) -> UsageError:
+    """What Hydra's parser says, without its address, and what to do."""
+    word, message = getattr(error, "override", ""), str(error).partition("See https")[0]
+    return UsageError(
+        f"'{word}' cannot be read: {message.strip()}", fix="put the value into quotes of its own: key='\"value\"'"
+    )
 
 
 def _name(word: str) -> str:
@@ -109,9 +138,10 @@ def explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: s
         value = word.partition("=")[2]
         choices = options(name) + own_options(name, config_dir)
         if name in used_groups(verb) and value and value not in choices and "/" not in value:
-            return f"{name}={value}: {nearest(value, choices)}"
+            several = " (several values need --multirun)" if "," in value else ""
+            return f"{name}={value}{several}: {nearest(value, choices)}"
         if name not in known and not word.startswith("+") and not name.startswith("hydra"):
-            return f"there is no key '{name}': {short(nearest(name, known))}"
+            return f"there is no key '{name}': {short(nearest(name, known), verb)}"
     key = getattr(error, "full_key", None)
     return f"'{key}' is not set" if "Missing mandatory value" in str(error) else " ".join(str(error).split())
 
@@ -121,9 +151,9 @@ def own_options(group: str, config_dir: str | None) -> list[str]:
     return [path.stem for path in (Path(config_dir) / group).glob("*.yaml")] if config_dir else []
 
 
-def short(text: str) -> str:
+def short(text: str, verb: str) -> str:
     """The guess without the list of all keys, which would fill the screen."""
-    return text.partition(" (known")[0] if text.startswith("did") else text
+    return text.partition(" (known")[0] if text.startswith("did") else f"medseg {verb} --help lists them"
 
 
 def known_keys(verb: str) -> Iterator[str]:

@@ -33,6 +33,8 @@ def code_and_line(capsys, *words):
         (["train", "--mutirun"], 2, "did you mean '--multirun'"),
         (["train", "data=/no/such/folder"], 3, "no such folder"),
         (["train", "+model._target_=os.system"], 2, "_target_"),
+        (["train", "=3"], 2, "not key=value"),
+        (["models", "plugins=[no_such_module]"], 2, "cannot import 'no_such_module'"),
         (["predict"], 2, "'model' is not set"),
         (["predict", "model=a", "input=b", "output=c", "outptu=d"], 2, "did you mean 'output'"),
         (["predict", "model=/no/model", "input=/no", "output=/tmp/x"], 3, "not a model folder"),
@@ -108,6 +110,15 @@ def test_the_composed_config_is_plain_json(capsys):
         main(["train", "--cfg", "trainer.max_time=00:00:01:30", "fold=all"])
     config = json.loads(capsys.readouterr().out)
     assert (config["trainer"]["max_time"], config["fold"]) == ("00:00:01:30", "all")
+
+
+def test_cfg_prints_and_never_runs_also_with_multirun(monkeypatch, capsys):
+    monkeypatch.setattr("medseg.training.train_command", lambda config: pytest.fail("it ran"))
+    for words in (["--cfg", "job"], ["-m", "seed=0,1", "--cfg"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *words])
+        assert stop.value.code == 0
+        assert '"run_dir"' in capsys.readouterr().out
 
 
 def test_multirun_runs_every_combination(monkeypatch, capsys):
