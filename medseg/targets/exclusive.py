@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg.errors import BadLabels, UsageError
 from medseg.losses import IGNORE, build_loss
 from medseg.losses.cross_entropy import at_least_float32
-from medseg.targets.base import TARGETS, head_weights, resize_labels
+from medseg.targets.base import TARGETS, build_target, head_weights, resize_labels
 
 MAX_VALUE = 65_535  # of a label: values index a table
 
@@ -115,6 +115,10 @@ class ExclusiveClasses:
             "loss": self.loss_settings if isinstance(self.loss_settings, str) else dict(self.loss_settings),
             "head_weights": None if self.head_weights is None else list(self.head_weights),
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A target is its description: another process builds its own, since losses may be closures."""
+        return build_target, (self.to_dict(),)
 
     def _unknown(self, label: Tensor) -> BadLabels:
         known = [*self.values, *([] if self.ignore_label is None else [self.ignore_label])]
