@@ -39,7 +39,7 @@ class Checkpoints(pl.Callback):
         if not task.stepped:  # between two optimiser steps there are gradients that no checkpoint holds
             return
         stopping = any_process(trainer, self.stop.signum is not None)
-        trainer.should_stop = trainer.should_stop or task.progress() >= 1
+        trainer.should_stop = trainer.should_stop or task.progress >= 1
         if stopping or trainer.should_stop or any_process(trainer, time.monotonic() - self.saved >= self.seconds):
             trainer.save_checkpoint(self.run.checkpoint)
             self.saved = time.monotonic()
@@ -109,7 +109,7 @@ class Validation(pl.Callback):
         if self.every:
             return epoch % self.every == 0
         if not self.cost:
-            return task.progress() >= 0.1
+            return task.progress >= 0.1
         return time.monotonic() - self.finished >= self.cost / VALIDATION_SHARE
 
     def _foreground(self, task: SegmentationTask) -> dict[str, int]:

@@ -14,7 +14,7 @@ from medseg.data.fingerprint import make_fingerprint
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.data.splits import write_splits
-from medseg.io import save_model, write_json
+from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
@@ -134,9 +134,6 @@ def train(
         callbacks = [progress, validation, Checkpoints(run, settings["checkpoint_minutes"], stop)]
         trainer = make_trainer(settings, run, task.profile, callbacks)
         trainer.fit(task, data, ckpt_path=checkpoint)
-    return {
-        "steps": trainer.global_step,
-        "seconds": round(task.budget.elapsed(), 1),
-        "seconds_per_step": round(progress.seconds_per_step, 4),
-        "data_wait": round(progress.data_wait, 4),
-    }
+    state = load_checkpoint(run.checkpoint)  # processes that were spawned leave their counts there only
+    facts = {"steps": state["global_step"], "seconds": round(state["elapsed"], 1)}
+    return {**facts, **state["callbacks"][progress.state_key]}

@@ -41,6 +41,10 @@ class ProgressReport(pl.Callback):
         """Mean time of a step, waiting included."""
         return (self.waited + self.worked) / max(self.steps - 1, 1)
 
+    def state_dict(self) -> dict[str, float]:
+        """Facts about this start of the run, kept in its checkpoints."""
+        return {"seconds_per_step": round(self.seconds_per_step, 4), "data_wait": round(self.data_wait, 4)}
+
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Open the bar."""
         assert isinstance(task, SegmentationTask)
@@ -67,10 +71,10 @@ class ProgressReport(pl.Callback):
         self.worked += now - self.mark if self.steps else 0.0
         self.steps += 1
         if self.bar:
-            self.bar.update(self.task_id, completed=task.progress(), status=self._status(trainer, task))
+            self.bar.update(self.task_id, completed=task.progress, status=self._status(trainer, task))
         elif self.shown and trainer.is_global_zero and (now - self.printed >= LINE_SECONDS or trainer.should_stop):
             self.printed = now
-            print(f"train {task.progress():4.0%} {self._status(trainer, task)}", flush=True)
+            print(f"train {task.progress:4.0%} {self._status(trainer, task)}", flush=True)
 
     def teardown(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
         """Close the bar, however training ended."""
@@ -80,7 +84,7 @@ class ProgressReport(pl.Callback):
 
     def _status(self, trainer: pl.Trainer, task: SegmentationTask) -> str:
         dice = trainer.callback_metrics.get("val/dice")
-        elapsed, progress = task.budget.elapsed(), task.progress()
+        elapsed, progress = task.budget.elapsed(), task.progress
         left = elapsed / progress * (1 - progress) if progress else 0.0
         speed = self.batch_size / max(self.seconds_per_step, 1e-9)
         scored = "" if dice is None else f"  Dice {float(dice):.3f}"

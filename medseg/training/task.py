@@ -28,6 +28,9 @@ class SegmentationTask(pl.LightningModule):
         budget: how long training lasts; the learning rate follows its progress.
         profile: memory format and compilation (Lightning does device and autocast).
         ema: decay of the moving average of the weights; 0 switches it off.
+
+    Attributes:
+        progress: share of the budget that is spent, 0..1, the same in every process.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class SegmentationTask(pl.LightningModule):
         self.network = profile.place(network)
         self.average = WeightAverage(network, ema) if ema else None
         self.target, self.budget, self.profile, self.optimizer_settings = target, budget, profile, dict(optimizer)
-        self.step_ended, self.stepped = 0.0, False
+        self.progress, self.step_ended, self.stepped = 0.0, 0.0, False
         self._random_state: Tensor | None = None
-        self._forward = torch.compile(self.network) if profile.compile else self.network
+        if profile.compile:
+            self.network.compile()
 
     @property
     def final_network(self) -> nn.Module:
@@ -62,11 +66,12 @@ class SegmentationTask(pl.LightningModule):
         self.budget.start()
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
-        self.trainer.should_stop = self.progress() >= 1
+        self._follow_progress(self.global_step)
+        self.trainer.should_stop = self.progress >= 1
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """batch: ``image`` (B, C, *S), ``label`` (B, 1, *S), ``case`` B ids -> scalar loss."""
-        logits = self._forward(self.profile.place_batch(batch["image"]))
+        logits = self.network(self.profile.place_batch(batch["image"]))
         loss = self.target.loss(logits, self.target.encode(batch["label"]))
         if not torch.isfinite(loss):
             raise InputRefused(
@@ -81,7 +86,7 @@ class SegmentationTask(pl.LightningModule):
         """Set the learning rate for the progress so far."""
         self.stepped = False
         settings = self.optimizer_settings
-        factor = learning_rate_factor(self.progress(), settings["schedule"], settings["warmup"])
+        factor = learning_rate_factor(self.progress, settings["schedule"], settings["warmup"])
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = settings["lr"] * factor
 
@@ -89,14 +94,15 @@ class SegmentationTask(pl.LightningModule):
         """Lightning calls this after the callbacks: from here on, time passes waiting for the next batch."""
         self.step_ended = time.monotonic()
 
-    def progress(self) -> float:
-        """Share of the budget spent; with a time limit every process follows the first one's clock."""
-        return self.trainer.strategy.broadcast(self.budget.progress(self.global_step))
+    def _follow_progress(self, step: int) -> None:
+        """With a time limit every process follows the first one's clock, or they would stop at different steps."""
+        self.progress = self.trainer.strategy.broadcast(self.budget.progress(step))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning hook: after the step, the average follows."""
         super().optimizer_step(*args, **kwargs)
         self.stepped = True
+        self._follow_progress(self.global_step + 1)  # Lightning counts this step when the hook returns
         if self.average is not None:
             self.average.update(self.network)
 
