@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.dataset import SegmentationDataset, open_dataset
-from medseg.data.fetch import fetch
 from medseg.errors import BadDataset, ResourceError, UsageError, nearest
-from medseg.io import extract
+from medseg.io import download, extract
 
 PHANTOM = "phantom"
 PHANTOM_FOLDER = "phantom-v1"  # raise the number when the generator changes: old ones lie in the caches of users
@@ -141,7 +140,7 @@ def _download(entry: CatalogueEntry) -> Path:
     lines = (entry.title, f"from {entry.url}", f"licence {entry.licence}", f"cite {entry.citation}")
     Console(stderr=True).print("\n".join(lines), highlight=False)
     with _scratch(folder) as scratch:
-        fetch(entry.url, archive, size=entry.size, sha256=entry.sha256, md5=entry.md5)
+        download(entry.url, archive, size=entry.size, sha256=entry.sha256, md5=entry.md5)
         found = next(iter(sorted(extract(archive, scratch / "all").rglob("dataset.json"))), None)
         if found is None:
             raise BadDataset("the archive holds no dataset.json", path=archive)

@@ -1,4 +1,4 @@
-"""Download a file whose size and SHA-256 are known beforehand; an interrupted download goes on where it stopped."""
+"""Download a file whose digest is known beforehand; an interrupted download goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -20,41 +21,65 @@ _CHUNK = 1 << 18
 _TIMEOUT_SECONDS = 30
 
 
-def download(url: str, path: str | Path, *, size: int, sha256: str, progress: bool = True) -> Path:
+def download(
+    url: str,
+    path: str | Path,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    size: int | None = None,
+    progress: bool = True,
+) -> Path:
     """Fetch ``url`` to ``path``; nothing is done if the right file is there already.
 
     Args:
         url: http, https or file.
         path: the file; meanwhile ``path`` + ".part" holds what has come.
-        size: bytes.
         sha256: hexadecimal digest.
+        md5: the digest used where the publisher states no SHA-256. It detects a damaged or exchanged file as long as
+            nobody forges one on purpose.
+        size: bytes; None: as the server says, which only bounds the download, as the digest decides.
         progress: show a bar.
 
     Returns:
         The path.
 
     Raises:
-        UnsafeArtefact: size or SHA-256 are not those given; the wrong file is removed.
-        ResourceError: no connection, a cut connection (run again to go on), or a disk that refuses.
-        UsageError: another kind of address.
+        UnsafeArtefact: size or digest are not those given; the wrong file is removed.
+        ResourceError: no connection, a cut connection (run again to go on), a server that tells no size, or a disk
+            that refuses.
+        UsageError: no digest, or another kind of address.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    if path.is_file() and path.stat().st_size == size and _digest(path) == sha256.lower():
-        return path
     if urlsplit(url).scheme not in ("http", "https", "file"):
         raise UsageError(f"address '{url}' (expected http, https or file)")
+    if not (sha256 or md5):
+        raise UsageError(f"no digest of {url} is known, so nothing could tell whether it is genuine")
+    kind, digest = ("SHA-256", str(sha256)) if sha256 else ("MD5", str(md5))
+    if path.is_file() and size in (None, path.stat().st_size) and _digest(path, kind) == digest.lower():
+        return path
     try:
+        size = size or _size_on_server(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, part, size, progress)
-        _check(url, part, size, sha256.lower())
+        _check(url, part, size, kind, digest.lower())
         sync(part)
         os.replace(part, path)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise _stopped(url, part, size, str(getattr(error, "reason", error))) from None
+        raise _stopped(url, part, size or 0, str(getattr(error, "reason", error))) from None
     except OSError as error:
         raise ResourceError(f"cannot be written: {error.strerror or error}", path=part, fix="free space") from None
     return path
+
+
+def _size_on_server(url: str) -> int:
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "medseg"})
+    with _opener(url).open(request, timeout=_TIMEOUT_SECONDS) as response:
+        promised = response.headers.get("Content-Length") or ""
+    if not promised.isdigit():
+        raise ResourceError(f"the server of {url} does not tell the size of the file", fix="download it by hand")
+    return int(promised)
 
 
 def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
@@ -114,20 +139,21 @@ def _bar(part: Path, size: int, start: int, show: bool) -> Iterator[Callable[[in
         yield lambda count: bar.advance(task, count)
 
 
-def _check(url: str, part: Path, size: int, sha256: str) -> None:
+def _check(url: str, part: Path, size: int, kind: str, digest: str) -> None:
     have = part.stat().st_size
     if have < size:
         raise _stopped(url, part, size, "the connection was cut")
-    found = _digest(part)
-    if found != sha256:
+    found = _digest(part, kind)
+    if found != digest:
         part.unlink()
-        problem = f"what came from {url} has SHA-256 {found[:12]}... (expected {sha256[:12]}...)"
+        problem = f"what came from {url} has {kind} {found[:12]}... (expected {digest[:12]}...)"
         raise UnsafeArtefact(problem, path=part, fix="try again; if it stays, the published file has changed")
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
+    start = hashlib.sha256 if kind == "SHA-256" else partial(hashlib.md5, usedforsecurity=False)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, start).hexdigest()
 
 
 def _stopped(url: str, part: Path, size: int, reason: str) -> ResourceError:

@@ -16,8 +16,8 @@ import pytest
 
 from medseg.data import catalogue
 from medseg.data.catalogue import CATALOGUE, find_dataset, list_datasets, resolve_dataset
-from medseg.data.fetch import fetch
 from medseg.errors import BadDataset, ResourceError, UnsafeArtefact, UsageError
+from medseg.io import download
 
 
 def decathlon_archive(*, name: str = "Task04_Hippocampus") -> bytes:
@@ -145,15 +145,15 @@ def test_an_archive_of_something_else_leaves_nothing(published, monkeypatch, tmp
 
 def test_sha256_is_used_where_it_is_known(server, tmp_path):
     digest = hashlib.sha256(server.content).hexdigest()
-    path = fetch(server.url, tmp_path / "a.tar", size=len(server.content), sha256=digest, progress=False)
+    path = download(server.url, tmp_path / "a.tar", size=len(server.content), sha256=digest, progress=False)
     assert path.read_bytes() == server.content
     with pytest.raises(UnsafeArtefact, match="SHA-256"):
-        fetch(server.url, tmp_path / "b.tar", sha256="0" * 64, progress=False)
+        download(server.url, tmp_path / "b.tar", sha256="0" * 64, progress=False)
 
 
 def test_no_download_without_a_digest(tmp_path):
     with pytest.raises(UsageError, match="no digest"):
-        fetch("http://127.0.0.1:9/a.tar", tmp_path / "a.tar")
+        download("http://127.0.0.1:9/a.tar", tmp_path / "a.tar")
 
 
 def test_no_network_is_one_line(monkeypatch, server):
