@@ -61,6 +61,11 @@ class DeviceProfile:
         batch = batch.to(self.device, non_blocking=True)
         return batch.contiguous(memory_format=_MEMORY_FORMATS[batch.ndim]) if self.channels_last else batch
 
+    def run(self, network: nn.Module, batch: Tensor) -> Tensor:
+        """Output of a placed network for a batch (B, C, *S): float32 on the CPU."""
+        with self.autocast():
+            return network(self.place_batch(batch)).float().cpu()
+
     @property
     def lightning_precision(self) -> str:
         """The name that ``pytorch_lightning.Trainer(precision=...)`` uses for it."""

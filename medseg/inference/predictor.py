@@ -1,48 +1,41 @@
-"""Predictor: model folders in, segmentations of files out."""
+"""Predictor: model folders in, segmentations of files out, in memory that grows with neither classes nor depth."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain, combinations
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg.data.plan import Plan
-from medseg.data.prepare import preprocess, restore_channels, restore_labels, restore_probabilities
+from medseg.data.preprocess import Preprocessed, preprocess
 from medseg.device import DeviceProfile, choose_profile
-from medseg.errors import UnreadableFile, UsageError
+from medseg.errors import UsageError
+from medseg.inference.member import Member, load_member, model_folders
+from medseg.inference.restore import restore_planes
 from medseg.inference.segmentation import Segmentation
-from medseg.inference.sliding_window import sliding_window
-from medseg.io import Volume, load_model, read_channels
-from medseg.models import create_model
-from medseg.targets import Target, build_target
+from medseg.inference.sliding_window import stream_planes
+from medseg.inference.stopwatch import Stopwatch
+from medseg.io import Volume, from_canonical, read_channels
 
 Source = str | Path | Sequence[str | Path] | Volume
-
-
-@dataclass(frozen=True)
-class Member:
-    """One trained network of an ensemble, with the plan and target that it was trained for."""
-
-    network: nn.Module
-    plan: Plan
-    target: Target
+BLOCK_BYTES = 64 * 2**20  # of probabilities that are decoded at a time
 
 
 class Predictor:
     """Predicts files with one network or the mean of several.
 
+    The windows of every member run along one axis, and what is final is resampled to the file's spacing, averaged and
+    decoded a few planes at a time: never more than one window's depth of logits is in memory.
+
     Args:
         members: trained networks; they share the target.
-        profile: device, precision, memory format.
         overlap: of the sliding window, 0 <= overlap < 1.
-        tta: average over mirrored copies along the axes that the plan allows.
+        tta: average the logits of every window over mirrored copies along the axes that the plan allows.
         window_batch: windows per network call.
 
     Example:
@@ -51,19 +44,12 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        members: Sequence[Member],
-        profile: DeviceProfile,
-        *,
-        overlap: float = 0.5,
-        tta: bool = False,
-        window_batch: int = 1,
+        self, members: Sequence[Member], *, overlap: float = 0.5, tta: bool = False, window_batch: int = 1
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
         _check_same_target(members)
-        self.members, self.profile = list(members), profile
-        self.overlap, self.tta, self.window_batch = overlap, tta, window_batch
+        self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
 
     @classmethod
     def from_pretrained(
@@ -85,12 +71,17 @@ class Predictor:
         profile = choose_profile(device, precision, threads=threads)
         given = [folder] if isinstance(folder, str | Path) else list(folder)
         members = [load_member(found, profile) for one in given for found in model_folders(Path(one))]
-        return cls(members, profile, overlap=overlap, tta=tta, window_batch=window_batch)
+        return cls(members, overlap=overlap, tta=tta, window_batch=window_batch)
 
     @property
     def plan(self) -> Plan:
         """The first member's plan: channels, labels and the ranges seen in training."""
         return self.members[0].plan
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """What the first member runs on."""
+        return self.members[0].profile
 
     def predict(
         self,
@@ -104,87 +95,101 @@ class Predictor:
 
         Args:
             source: a file, the files of its channels in order, or a `Volume`.
-            probabilities: also return class probabilities on the input's grid.
+            probabilities: also return class probabilities on the input's grid, all of them in memory.
             nan: ``"refuse"`` or ``"zero"`` voxels that are not finite.
             case: name used in errors.
 
         Raises:
             InputRefused: an unreadable file, the wrong number of channels or dimensions, NaN voxels.
         """
-        seconds: dict[str, float] = {}
-        with _timed(seconds, "read"):
+        clock = Stopwatch()
+        with clock("read"):
             volume = _read(source, nan, case)
-        total: Tensor | None = None
-        for member in self.members:
-            with _timed(seconds, "preprocess"):
-                array, done = preprocess(volume, member.plan)
-            with _timed(seconds, "network"):
-                predicted = self.probabilities(member, torch.from_numpy(array))
-            with _timed(seconds, "restore"):
-                predicted = restore_probabilities(predicted, done)
-                # Members may have other plans, hence other crops: they meet on the file's own grid.
-                if len(self.members) > 1:
-                    predicted = torch.from_numpy(restore_channels(predicted.numpy(), done))
-                total = predicted if total is None else total + predicted
-        assert total is not None
-        with _timed(seconds, "restore"):
-            mean = total / len(self.members)
-            labels = self.members[0].target.decode(mean[None])[0].numpy()
-            if len(self.members) == 1:
-                labels = restore_labels(labels, done)
-                mean = torch.from_numpy(restore_channels(mean.numpy(), done)) if probabilities else mean
-        return Segmentation(labels, volume.geometry, self.plan.labels, mean.numpy() if probabilities else None, seconds)
+        geometry = volume.geometry
+        with clock("preprocess"):
+            prepared = [preprocess(volume, member.plan) for member in self.members]
+        del volume, source  # only the prepared arrays are needed from here on
+        with clock("restore"):
+            labels, shares = self._segment(prepared, probabilities, clock)
+            labels = from_canonical(labels[None], geometry)[0]
+            shares = None if shares is None else from_canonical(shares, geometry)
+        return Segmentation(labels, geometry, self.plan.labels, shares, clock.seconds)
 
-    def probabilities(self, member: Member, array: Tensor) -> Tensor:
-        """(C, *P) preprocessed image -> (K, *P) float32 probabilities of one member, averaged over mirrored copies."""
-        axes = member.plan.mirror_axes if self.tta else ()
-        flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
-        total: Tensor | None = None
-        for flip in flips:
-            dims = [1 + axis for axis in flip]
-            logits = sliding_window(
-                member.network,
-                array.flip(dims),
-                member.plan.patch_size,
-                self.profile,
-                overlap=self.overlap,
-                window_batch=self.window_batch,
-            )
-            predicted = member.target.activate(logits[None])[0].flip(dims)[_swapped_channels(member, flip)]
-            total = predicted if total is None else total + predicted
-        assert total is not None
-        return total / len(flips)
+    @torch.inference_mode()
+    def _segment(
+        self, prepared: Sequence[tuple[np.ndarray, Preprocessed]], probabilities: bool, clock: Stopwatch
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels (*S) and, if wanted, probabilities (K, *S), in canonical orientation."""
+        target, (array, done) = self.members[0].target, prepared[0]
+        axis = _longest(array.shape[1:], self.plan.patch_size)
+        shape = done.canonical_shape
+        rest = tuple(n for a, n in enumerate(shape) if a != axis)
+        blocks = _blocks(shape[axis], 4 * target.out_channels * int(np.prod(rest)))
+        labels: np.ndarray | None = None
+        shares = np.empty((target.out_channels, *shape), np.float32) if probabilities else None
+        streams = [self._stream(*one, axis, blocks, clock) for one in zip(self.members, prepared, strict=True)]
+        for (start, stop), parts in zip(blocks, zip(*streams, strict=True), strict=True):
+            mean = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+            decoded = target.decode(mean).numpy()
+            labels = np.zeros(shape, decoded.dtype) if labels is None else labels
+            np.moveaxis(labels, axis, 0)[start:stop] = decoded
+            if shares is not None:
+                np.moveaxis(shares, 1 + axis, 0)[start:stop] = mean.numpy()
+        assert labels is not None
+        return labels, shares
+
+    def _stream(
+        self,
+        member: Member,
+        prepared: tuple[np.ndarray, Preprocessed],
+        axis: int,
+        blocks: Sequence[tuple[int, int]],
+        clock: Stopwatch,
+    ) -> Iterator[Tensor]:
+        """Probabilities (n, K, *R) of one member for each block of planes of the whole image."""
+        array, done = prepared
+        crop, rest = done.bbox[axis], [box for a, box in enumerate(done.bbox) if a != axis]
+        whole = tuple(n for a, n in enumerate(done.canonical_shape) if a != axis)
+        parts = [(max(a, crop[0]) - crop[0], min(b, crop[1]) - crop[0]) for a, b in blocks]
+        logits = stream_planes(
+            clock.timed("network", partial(member.logits, mirror=self.tta)),
+            torch.from_numpy(array),
+            member.plan.patch_size,
+            axis=axis,
+            overlap=self.overlap,
+            window_batch=self.window_batch,
+            most=_most(member, array.shape[1:], axis),
+        )
+        shape = (done.cropped_shape[axis], *(b - a for a, b in rest))
+        restored = restore_planes(
+            map(member.target.activate, logits), array.shape[1 + axis], shape, [(a, b) for a, b in parts if a < b]
+        )
+        for (start, stop), (a, b) in zip(blocks, parts, strict=True):
+            if (b - a, *shape[1:]) == (stop - start, *whole):
+                yield next(restored)
+                continue
+            # Outside the crop no class is probable, so the background is decoded there.
+            full = torch.zeros(stop - start, member.target.out_channels, *whole)
+            if a < b:
+                inner = slice(a + crop[0] - start, b + crop[0] - start)
+                full[(inner, slice(None), *(slice(*box) for box in rest))] = next(restored)
+            yield full
 
 
-def model_folders(folder: Path) -> list[Path]:
-    """The folder itself if it holds a model, else its ``fold_*`` folders."""
-    folds = sorted(path.parent for path in folder.glob("fold_*/model.json"))
-    return folds if folds and not (folder / "model.json").exists() else [folder]
+def _longest(shape: Sequence[int], patch_size: Sequence[int]) -> int:
+    """The axis along which one window is the smallest share of the image; the last of equal ones."""
+    ratios = [max(n, p) / p for n, p in zip(shape, patch_size, strict=True)]
+    return max(range(len(ratios)), key=lambda axis: (ratios[axis], axis))
 
 
-def load_member(folder: Path, profile: DeviceProfile) -> Member:
-    """Rebuild a network from a model folder and put it on the device, in evaluation mode.
-
-    Raises:
-        UnreadableFile: the weights are not those of the model that the folder names.
-    """
-    state, description = load_model(folder)
-    missing = [key for key in ("model", "plan", "target") if key not in description]
-    if missing:
-        raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
-    network = create_model(**description["model"])
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
-        raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    target = build_target(description["target"])
-    return Member(profile.place(network.eval()), Plan.from_dict(description["plan"]), target)
+def _blocks(count: int, plane_bytes: int) -> list[tuple[int, int]]:
+    height = max(1, BLOCK_BYTES // plane_bytes)
+    return [(start, min(start + height, count)) for start in range(0, count, height)]
 
 
-def _first_lines(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines()[1:3]]
-    return " ".join(line if len(line) < 200 else line[:200] + "..." for line in lines)
+def _most(member: Member, shape: Sequence[int], axis: int) -> int:
+    plane = 4 * member.target.out_channels * int(np.prod([n for a, n in enumerate(shape) if a != axis]))
+    return max(1, BLOCK_BYTES // plane)
 
 
 def _check_same_target(members: Sequence[Member]) -> None:
@@ -192,26 +197,8 @@ def _check_same_target(members: Sequence[Member]) -> None:
         raise UsageError("the models of an ensemble must predict the same labels", fix="give models of one dataset")
 
 
-def _swapped_channels(member: Member, flip: Sequence[int]) -> list[int]:
-    """Channel order after mirroring: left and right classes change places on an axis that the plan says swaps them."""
-    values = sorted(member.plan.labels.values())
-    order = list(range(member.target.out_channels))
-    for axis in flip:
-        for left, right in member.plan.mirror_swaps.get(str(axis), ()):
-            a, b = values.index(left), values.index(right)
-            order[a], order[b] = order[b], order[a]
-    return order
-
-
 def _read(source: Source, nan: Literal["refuse", "zero"], case: str | None) -> Volume:
     if isinstance(source, Volume):
         return source
     paths = [source] if isinstance(source, str | Path) else list(source)
     return read_channels(paths, nan=nan, case=case)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start

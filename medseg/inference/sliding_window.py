@@ -1,58 +1,132 @@
-"""Logits of a whole image from overlapping patches, blended with Gaussian weights (as nnU-Net does)."""
+"""Logits of an image from overlapping patches, blended with Gaussian weights (as nnU-Net does), plane after plane.
+
+Windows are visited in the order of one axis. Once all windows that begin at a plane have been seen, the planes up to
+the next beginning are final and leave; so only one window's depth of logits is ever held, however long the image is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, product
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg.device import DeviceProfile
+Network = Callable[[Tensor], Tensor]
+Window = tuple[slice, ...]
+
+
+def sliding_window(network: Network, image: Tensor, patch_size: Sequence[int], *, overlap: float = 0.5) -> Tensor:
+    """Logits (K, *P) of a whole image (C, *P): all planes of `stream_planes` at once, for what is known to be small."""
+    return torch.cat(list(stream_planes(network, image, patch_size, overlap=overlap))).movedim(0, 1)
 
 
 @torch.inference_mode()
-def sliding_window(
-    network: nn.Module,
+def stream_planes(
+    network: Network,
     image: Tensor,
     patch_size: Sequence[int],
-    profile: DeviceProfile,
     *,
+    axis: int = 0,
     overlap: float = 0.5,
     window_batch: int = 1,
-) -> Tensor:
-    """Run a network over all windows of an image.
+    most: int | None = None,
+    empty: Callable[[Tensor], bool] | None = None,
+    empty_logits: Tensor | None = None,
+    spill: Path | None = None,
+) -> Iterator[Tensor]:
+    """Run a network over all windows of an image and hand out logits as they become final.
 
     Args:
-        network: maps (B, C, *patch_size) to (B, K, *patch_size).
+        network: maps (B, C, *patch_size) float32 to (B, K, *patch_size) on the CPU.
         image: (C, *P) float32; padded with zeros where it is smaller than the patch.
         patch_size: size of a window in voxels.
-        profile: device, precision and memory format of the network.
+        axis: spatial axis along which the planes leave.
         overlap: share of a window that the next one covers again, 0 <= overlap < 1.
         window_batch: windows per network call.
+        most: planes that leave at a time; None: as many as are final.
+        empty: says of a window (C, *patch_size) that nothing can be in it; the network does not see it then.
+        empty_logits: (K,) what such a window counts as.
+        spill: folder for a file that holds the logits instead of memory.
 
-    Returns:
-        (K, *P) float32 logits on the CPU: per voxel the weighted mean over the windows that cover it.
+    Yields:
+        (n, K, *R) float32: per voxel the weighted mean over the windows that cover it; R is P without ``axis``.
     """
     padded, inside = pad_to(image, patch_size)
-    starts = product(*map(window_starts, padded.shape[1:], patch_size, [overlap] * len(patch_size)))
-    windows = [tuple(slice(a, a + n) for a, n in zip(start, patch_size, strict=True)) for start in starts]
-    weight = importance(tuple(patch_size))
-    total, weights = None, torch.zeros(padded.shape[1:])
-    for chunk in _chunks(windows, window_batch):
-        batch = profile.place_batch(torch.stack([padded[(slice(None), *window)] for window in chunk]))
-        with profile.autocast():
-            logits = network(batch)
-        for window, patch in zip(chunk, logits.float().cpu(), strict=True):
-            if len(windows) == 1:
-                return patch[(slice(None), *inside)].contiguous()
-            total = torch.zeros(len(patch), *padded.shape[1:]) if total is None else total
-            total[(slice(None), *window)] += patch * weight
-            weights[window] += weight
-    assert total is not None
-    return (total / weights)[(slice(None), *inside)]
+    starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch_size, strict=True)]
+    across = product(*(starts[a] for a in range(len(starts)) if a != axis))
+    rests = [_at(corner, [p for a, p in enumerate(patch_size) if a != axis]) for corner in across]
+    slab = _Slab(patch_size, axis, tuple(n for a, n in enumerate(padded.shape[1:]) if a != axis), spill)
+    wanted, keep = inside[axis], tuple(part for a, part in enumerate(inside) if a != axis)
+    for first, end in zip(starts[axis], [*starts[axis][1:], padded.shape[1 + axis]], strict=True):
+        depth = slice(first, first + patch_size[axis])
+        windows = []
+        for rest in rests:
+            patch = padded[(slice(None), *rest[:axis], depth, *rest[axis:])]
+            if empty is not None and empty_logits is not None and empty(patch):
+                slab.add(first, rest, empty_logits.view(1, -1, *[1] * len(rest)))
+            else:
+                windows.append((rest, patch))
+        for chunk in _chunks(windows, window_batch):
+            logits = network(torch.stack([patch for _, patch in chunk]))
+            for (rest, _), patch in zip(chunk, logits, strict=True):
+                slab.add(first, rest, patch.movedim(1 + axis, 0))
+        for a in range(max(first, wanted.start), min(end, wanted.stop), most or end):
+            yield slab.take(a, min(a + (most or end), end, wanted.stop))[(slice(None), slice(None), *keep)]
+        slab.clear(first, end)
+
+
+class _Slab:
+    """Sums of logits and of weights for one window's depth of planes: a ring, plane p lies at p modulo the depth."""
+
+    def __init__(self, patch_size: Sequence[int], axis: int, rest: tuple[int, ...], spill: Path | None) -> None:
+        self.depth, self.rest, self.spill = patch_size[axis], rest, spill
+        self.weight = importance(tuple(patch_size)).movedim(axis, 0).unsqueeze(1)
+        self.weights = torch.zeros(self.depth, 1, *rest)
+        self.logits: Tensor | None = None
+
+    def add(self, first: int, rest: Window, patch: Tensor) -> None:
+        """Add a window whose planes begin at ``first``; patch: (depth, K, *R), or (1, K, 1, ...) for a constant."""
+        if self.logits is None:
+            self.logits = _zeros((self.depth, patch.shape[1], *self.rest), self.spill)
+        patch = patch.expand(self.depth, -1, *self.weight.shape[2:])
+        offset = first % self.depth
+        cut = self.depth - offset
+        index = (slice(None), slice(None), *rest)
+        for ring, part in ((slice(offset, None), slice(cut)), (slice(offset), slice(cut, None))):
+            self.logits[ring][index].addcmul_(patch[part], self.weight[part])
+            self.weights[ring][index] += self.weight[part]
+
+    def take(self, first: int, end: int) -> Tensor:
+        """Weighted means of the planes ``first`` to ``end``: (n, K, *R), a tensor of its own."""
+        assert self.logits is not None
+        ring = torch.arange(first, end) % self.depth
+        return self.logits[ring].div_(self.weights[ring])
+
+    def clear(self, first: int, end: int) -> None:
+        """Make room for the planes that come a depth later."""
+        ring = torch.arange(first, end) % self.depth
+        self.weights[ring] = 0
+        if self.logits is not None:
+            self.logits[ring] = 0
+
+
+def _zeros(shape: tuple[int, ...], spill: Path | None) -> Tensor:
+    if spill is None:
+        return torch.zeros(shape)
+    handle, name = tempfile.mkstemp(dir=spill, prefix="medseg_")
+    try:
+        count = torch.Size(shape).numel()
+        os.truncate(handle, 4 * count)
+        return torch.from_file(name, shared=True, size=count).view(shape)
+    finally:
+        os.close(handle)
+        os.unlink(name)  # the mapping keeps the file alive, and nothing is left behind whatever happens
 
 
 def window_starts(size: int, patch: int, overlap: float) -> list[int]:
@@ -83,7 +157,11 @@ def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...
     return F.pad(image, [side for pair in reversed(padding) for side in pair]), tuple(inside)
 
 
-def _chunks(windows: Sequence[tuple[slice, ...]], size: int) -> Iterator[list[tuple[slice, ...]]]:
+def _at(corner: Sequence[int], size: Sequence[int]) -> Window:
+    return tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))
+
+
+def _chunks(windows: Sequence[tuple[Window, Tensor]], size: int) -> Iterator[list[tuple[Window, Tensor]]]:
     iterator = iter(windows)
     while chunk := list(islice(iterator, size)):
         yield chunk

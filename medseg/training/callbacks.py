@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ class Validation(pl.Callback):
         scores = np.full((len(self.ids), len(values)), np.nan)
         for row, case in zip(scores, self.ids, strict=True):
             image = torch.from_numpy(np.array(self.prepared.image(case)))
-            logits = sliding_window(network, image, self.description["plan"]["patch_size"], task.profile)
+            logits = sliding_window(partial(task.profile.run, network), image, self.description["plan"]["patch_size"])
             predicted = task.target.decode(task.target.activate(logits[None]))[0].numpy()
             row[:] = [_dice(predicted == value, self.prepared.labels(case) == value) for value in values]
         network.train(training)

@@ -12,13 +12,14 @@ from medseg.data.plan import Plan
 from medseg.device import choose_profile
 from medseg.errors import InputRefused, PartialFailure, UnreadableFile, UsageError
 from medseg.inference import Predictor, predict_cases
+from medseg.inference.member import Member
 from medseg.inference.predict import find_cases
-from medseg.inference.predictor import Member
 from medseg.io import read_labels, save_model
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
 LABELS = {"background": 0, "organ": 1}
+FP32 = choose_profile("cpu", "fp32")
 ORIENTATIONS = [
     (order, flips) for order in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
 ]
@@ -41,8 +42,7 @@ def plan(spacing, **changes):
 
 
 def predictor(spacing, tta=False):
-    member = Member(Threshold(), plan(spacing), ExclusiveClasses(labels=LABELS))
-    return Predictor([member], choose_profile("cpu", "fp32"), tta=tta)
+    return Predictor([Member(Threshold(), plan(spacing), ExclusiveClasses(labels=LABELS), FP32)], tta=tta)
 
 
 def painted(path, order, flips, spacing=(1.0, 2.0, 3.0), shape=(9, 12, 7), seed=0):
@@ -101,11 +101,9 @@ def test_mirroring_swaps_the_channels_of_a_left_right_pair():
 
     labels = {"background": 0, "kidney_right": 1, "kidney_left": 2}
     settings = plan((1.0, 1.0, 1.0), labels=labels, mirror_swaps={"0": [[1, 2]]})
-    member = Member(Sides(), settings, ExclusiveClasses(labels=labels))
-    array = torch.ones(1, 8, 8, 8)
-    profile = choose_profile("cpu", "fp32")
-    once, averaged = (Predictor([member], profile, tta=tta).probabilities(member, array) for tta in (False, True))
-    torch.testing.assert_close(once, averaged)
+    member = Member(Sides(), settings, ExclusiveClasses(labels=labels), FP32)
+    windows = torch.ones(2, 1, 8, 8, 8)
+    torch.testing.assert_close(member.logits(windows), member.logits(windows, mirror=True))
 
 
 def test_wrong_channels_and_settings(tmp_path):
@@ -113,9 +111,8 @@ def test_wrong_channels_and_settings(tmp_path):
     two = [tmp_path / "case.nii.gz"] * 2
     with pytest.raises(InputRefused, match="expected 3D with 1: MR"):
         predictor((1.0, 1.0, 1.0)).predict(two)
-    member = Member(Threshold(), plan((1.0, 1.0, 1.0)), ExclusiveClasses(labels=LABELS))
     with pytest.raises(UsageError, match="overlap is 1"):
-        Predictor([member], choose_profile("cpu", "fp32"), overlap=1)
+        Predictor(predictor((1.0, 1.0, 1.0)).members, overlap=1)
 
 
 def test_one_bad_case_does_not_stop_the_others(tmp_path):

@@ -1,5 +1,7 @@
 """Sliding windows: identity, coverage, equality with one whole-image call."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medseg.device import choose_profile
-from medseg.inference.sliding_window import importance, pad_to, sliding_window, window_starts
-
-FP32 = choose_profile("cpu", "fp32")
+from medseg.inference.sliding_window import importance, pad_to, sliding_window, stream_planes, window_starts
 
 
 @given(st.integers(1, 70), st.integers(1, 24), st.sampled_from([0.0, 0.25, 0.5, 0.75]))
@@ -25,7 +24,7 @@ def test_windows_cover_the_axis_and_overlap_as_asked(size, patch, overlap):
 @given(st.tuples(*[st.integers(1, 19)] * 3))
 def test_an_identity_network_returns_the_image(shape):
     image = torch.randn(2, *shape)
-    logits = sliding_window(nn.Identity(), image, (8, 6, 4), FP32, window_batch=3)
+    logits = sliding_window(nn.Identity(), image, (8, 6, 4))
     torch.testing.assert_close(logits, image)
 
 
@@ -34,7 +33,7 @@ def test_a_pointwise_network_equals_one_call_on_the_whole_image():
     image = torch.randn(3, 37, 21)
     expected = network(image[None])[0]
     for overlap in (0.0, 0.5):
-        torch.testing.assert_close(sliding_window(network, image, (16, 8), FP32, overlap=overlap), expected)
+        torch.testing.assert_close(sliding_window(network, image, (16, 8), overlap=overlap), expected)
 
 
 def test_agrees_with_monai():
@@ -43,7 +42,7 @@ def test_agrees_with_monai():
     torch.manual_seed(0)
     network = nn.Conv2d(1, 2, 3, padding=1)
     image = torch.randn(1, 32, 32)  # windows of both fall on the same places
-    ours = sliding_window(network, image, (16, 16), FP32, overlap=0.5)
+    ours = sliding_window(network, image, (16, 16), overlap=0.5)
     with torch.no_grad():
         theirs = sliding_window_inference(image[None], (16, 16), 1, network, 0.5, "gaussian", sigma_scale=0.125)
     torch.testing.assert_close(ours, theirs[0], atol=1e-5, rtol=1e-4)
@@ -62,3 +61,62 @@ def test_padding_is_undone(shape):
     padded, inside = pad_to(image, (8, 8))
     assert all(n >= 8 for n in padded.shape[1:])
     assert torch.equal(padded[(slice(None), *inside)], image)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.tuples(*[st.integers(3, 15)] * 3),
+    axis=st.integers(0, 2),
+    overlap=st.sampled_from([0.0, 0.3, 0.5, 0.75]),
+    window_batch=st.integers(1, 4),
+    most=st.sampled_from([None, 1, 3]),
+)
+def test_streamed_planes_are_those_of_the_whole_volume(shape, axis, overlap, window_batch, most):
+    torch.manual_seed(0)
+    network, image, patch = nn.Conv3d(1, 3, 3, padding=1), torch.randn(1, *shape), (5, 4, 6)
+    planes = list(
+        stream_planes(network, image, patch, axis=axis, overlap=overlap, window_batch=window_batch, most=most)
+    )
+    assert most is None or max(map(len, planes)) <= most
+    streamed = torch.cat(planes).movedim(1, 0).movedim(1, 1 + axis)
+    torch.testing.assert_close(streamed, blended_at_once(network, image, patch, overlap), atol=1e-5, rtol=1e-4)
+
+
+def blended_at_once(network, image, patch, overlap):
+    """The definition: sums of logits and weights of the whole volume, divided at the end."""
+    padded, inside = pad_to(image, patch)
+    total, weights = torch.zeros(3, *padded.shape[1:]), torch.zeros(padded.shape[1:])
+    starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch, strict=True)]
+    for corner in itertools.product(*starts):
+        window = tuple(slice(a, a + n) for a, n in zip(corner, patch, strict=True))
+        with torch.no_grad():
+            total[(slice(None), *window)] += network(padded[(slice(None), *window)][None])[0] * importance(patch)
+        weights[window] += importance(patch)
+    return (total / weights)[(slice(None), *inside)]
+
+
+def test_logits_may_lie_in_a_file(tmp_path):
+    torch.manual_seed(0)
+    network, image = nn.Conv2d(1, 3, 3, padding=1), torch.randn(1, 40, 24)
+    in_memory = torch.cat(list(stream_planes(network, image, (16, 16))))
+    in_a_file = torch.cat(list(stream_planes(network, image, (16, 16), spill=tmp_path)))
+    torch.testing.assert_close(in_a_file, in_memory, atol=0, rtol=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_windows_are_not_computed_and_count_as_background():
+    image = torch.zeros(1, 32, 16)
+    image[:, :8] = 1
+    seen = []
+
+    def network(batch):
+        seen.extend(batch)
+        return torch.cat([torch.zeros_like(batch), batch + 1], 1)
+
+    skipped = stream_planes(
+        network, image, (16, 16), empty=lambda patch: not patch.any(), empty_logits=torch.tensor([9.0, -9.0])
+    )
+    logits = torch.cat(list(skipped))
+    assert len(seen) == 1
+    assert logits[:8].argmax(1).all()
+    assert not logits[16:].argmax(1).any()

@@ -1,0 +1,89 @@
+"""One trained network: what a model folder holds, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medseg.data.plan import Plan
+from medseg.device import DeviceProfile
+from medseg.errors import UnreadableFile
+from medseg.io import load_model
+from medseg.models import create_model
+from medseg.targets import Target, build_target
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network with the plan and target that it was trained for, placed on its device."""
+
+    network: nn.Module
+    plan: Plan
+    target: Target
+    profile: DeviceProfile
+
+    def logits(self, batch: Tensor, *, mirror: bool = False) -> Tensor:
+        """Logits of windows.
+
+        Args:
+            batch: (B, C, *patch_size) preprocessed.
+            mirror: mean over the copies mirrored along the axes that the plan allows, left and right classes
+                exchanged where the plan says so.
+
+        Returns:
+            (B, K, *patch_size) float32 on the CPU.
+        """
+        axes = self.plan.mirror_axes if mirror else ()
+        flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+        total = torch.zeros(())
+        for flip in flips:
+            dims = [2 + axis for axis in flip]
+            predicted = self.profile.run(self.network, batch.flip(dims) if dims else batch)
+            total = total + (predicted.flip(dims)[:, self._swapped(flip)] if dims else predicted)
+        return total / len(flips)
+
+    def _swapped(self, flip: Sequence[int]) -> list[int]:
+        """Channel order after mirroring: left and right classes change places on an axis that swaps them."""
+        values = sorted(self.plan.labels.values())
+        order = list(range(self.target.out_channels))
+        for axis in flip:
+            for left, right in self.plan.mirror_swaps.get(str(axis), ()):
+                a, b = values.index(left), values.index(right)
+                order[a], order[b] = order[b], order[a]
+        return order
+
+
+def model_folders(folder: Path) -> list[Path]:
+    """The folder itself if it holds a model, else its ``fold_*`` folders."""
+    folds = sorted(path.parent for path in folder.glob("fold_*/model.json"))
+    return folds if folds and not (folder / "model.json").exists() else [folder]
+
+
+def load_member(folder: Path, profile: DeviceProfile) -> Member:
+    """Rebuild a network from a model folder and put it on the device, in evaluation mode.
+
+    Raises:
+        UnreadableFile: the weights are not those of the model that the folder names.
+    """
+    state, description = load_model(folder)
+    missing = [key for key in ("model", "plan", "target") if key not in description]
+    if missing:
+        raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
+    network = create_model(**description["model"])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
+        raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
+    target = build_target(description["target"])
+    return Member(profile.place(network.eval()), Plan.from_dict(description["plan"]), target, profile)
+
+
+def _first_lines(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines()[1:3]]
+    return " ".join(line if len(line) < 200 else line[:200] + "..." for line in lines)
