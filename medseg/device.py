@@ -41,6 +41,11 @@ class DeviceProfile:
     threads: int
     reason: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that the network computes in."""
+        return _DTYPES[self.precision]
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that network calls run in."""
         if self.precision == "fp32":

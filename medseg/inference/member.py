@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medseg.data.plan import Plan
 from medseg.device import DeviceProfile
 from medseg.errors import UnreadableFile
+from medseg.inference.memory import activation_bytes
 from medseg.io import load_model
 from medseg.models import create_model
 from medseg.targets import Target, build_target
@@ -46,6 +47,11 @@ class Member:
             predicted = self.profile.run(self.network, batch.flip(dims) if dims else batch)
             total = total + (predicted.flip(dims)[:, self._swapped(flip)] if dims else predicted)
         return total / len(flips)
+
+    def activation_bytes(self, batch: int) -> int:
+        """Most bytes of activations alive while the network looks at so many windows."""
+        shape = (batch, len(self.plan.channel_names), *self.plan.patch_size)
+        return activation_bytes(self.network, shape, self.profile.dtype)
 
     def _swapped(self, flip: Sequence[int]) -> list[int]:
         """Channel order after mirroring: left and right classes change places on an axis that swaps them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +18,14 @@ from medseg.data.preprocess import Preprocessed, preprocess
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import UsageError
 from medseg.inference.member import Member, load_member, model_folders
+from medseg.inference.memory import MemoryNeed, PeakMeter, as_bytes, longest_axis, must_spill, predict_need
 from medseg.inference.restore import restore_planes
 from medseg.inference.segmentation import Segmentation
 from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
-from medseg.io import Volume, from_canonical, read_channels
+from medseg.io import Geometry, Volume, from_canonical, read_channels, read_geometry
+
+logger = logging.getLogger(__name__)
 
 Source = str | Path | Sequence[str | Path] | Volume
 BLOCK_BYTES = 64 * 2**20  # of probabilities that are decoded at a time
@@ -37,6 +42,8 @@ class Predictor:
         overlap: of the sliding window, 0 <= overlap < 1.
         tta: average the logits of every window over mirrored copies along the axes that the plan allows.
         window_batch: windows per network call.
+        max_ram: bytes, or e.g. "8G", that the process may hold; None: what is free. A case whose logits do not fit
+            keeps them in a temporary file, and one that does not fit even so is refused before anything is allocated.
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/phantom/unet/first")  # doctest: +SKIP
@@ -44,12 +51,19 @@ class Predictor:
     """
 
     def __init__(
-        self, members: Sequence[Member], *, overlap: float = 0.5, tta: bool = False, window_batch: int = 1
+        self,
+        members: Sequence[Member],
+        *,
+        overlap: float = 0.5,
+        tta: bool = False,
+        window_batch: int = 1,
+        max_ram: int | str | None = None,
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
         _check_same_target(members)
         self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
+        self.max_ram = as_bytes(max_ram)
 
     @classmethod
     def from_pretrained(
@@ -62,6 +76,7 @@ class Predictor:
         overlap: float = 0.5,
         tta: bool = False,
         window_batch: int = 1,
+        max_ram: int | str | None = None,
     ) -> Predictor:
         """Load model folders; a run of several folds, or several folders, become an ensemble. No code is executed.
 
@@ -71,7 +86,7 @@ class Predictor:
         profile = choose_profile(device, precision, threads=threads)
         given = [folder] if isinstance(folder, str | Path) else list(folder)
         members = [load_member(found, profile) for one in given for found in model_folders(Path(one))]
-        return cls(members, overlap=overlap, tta=tta, window_batch=window_batch)
+        return cls(members, overlap=overlap, tta=tta, window_batch=window_batch, max_ram=max_ram)
 
     @property
     def plan(self) -> Plan:
@@ -101,33 +116,52 @@ class Predictor:
 
         Raises:
             InputRefused: an unreadable file, the wrong number of channels or dimensions, NaN voxels.
+            ResourceError: the case does not fit into memory.
         """
-        clock = Stopwatch()
+        clock, meter = Stopwatch(), PeakMeter()
         with clock("read"):
+            need = self.memory_need(_geometry(source, case), probabilities=probabilities)
+            spill = Path(tempfile.gettempdir()) if must_spill(need, self.max_ram) else None
             volume = _read(source, nan, case)
         geometry = volume.geometry
         with clock("preprocess"):
             prepared = [preprocess(volume, member.plan) for member in self.members]
         del volume, source  # only the prepared arrays are needed from here on
         with clock("restore"):
-            labels, shares = self._segment(prepared, probabilities, clock)
+            labels, shares = self._segment(prepared, probabilities, spill, clock)
             labels = from_canonical(labels[None], geometry)[0]
             shares = None if shares is None else from_canonical(shares, geometry)
-        return Segmentation(labels, geometry, self.plan.labels, shares, clock.seconds)
+        memory = {"predicted": need.total, "measured": meter.peak()}
+        logger.info("memory: predicted %s, measured %s%s", need, memory["measured"], ", spilled" if spill else "")
+        return Segmentation(labels, geometry, self.plan.labels, shares, clock.seconds, memory)
+
+    def memory_need(self, geometry: Geometry, *, probabilities: bool = False) -> MemoryNeed:
+        """What `predict` will need for an image of this grid, beside what the process holds already."""
+        return predict_need(
+            self.members,
+            geometry,
+            window_batch=self.window_batch,
+            block_bytes=BLOCK_BYTES,
+            probabilities=probabilities,
+        )
 
     @torch.inference_mode()
     def _segment(
-        self, prepared: Sequence[tuple[np.ndarray, Preprocessed]], probabilities: bool, clock: Stopwatch
+        self,
+        prepared: Sequence[tuple[np.ndarray, Preprocessed]],
+        probabilities: bool,
+        spill: Path | None,
+        clock: Stopwatch,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels (*S) and, if wanted, probabilities (K, *S), in canonical orientation."""
         target, (array, done) = self.members[0].target, prepared[0]
-        axis = _longest(array.shape[1:], self.plan.patch_size)
+        axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
         rest = tuple(n for a, n in enumerate(shape) if a != axis)
         blocks = _blocks(shape[axis], 4 * target.out_channels * int(np.prod(rest)))
         labels: np.ndarray | None = None
         shares = np.empty((target.out_channels, *shape), np.float32) if probabilities else None
-        streams = [self._stream(*one, axis, blocks, clock) for one in zip(self.members, prepared, strict=True)]
+        streams = [self._stream(*one, axis, blocks, spill, clock) for one in zip(self.members, prepared, strict=True)]
         for (start, stop), parts in zip(blocks, zip(*streams, strict=True), strict=True):
             mean = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
             decoded = target.decode(mean).numpy()
@@ -144,6 +178,7 @@ class Predictor:
         prepared: tuple[np.ndarray, Preprocessed],
         axis: int,
         blocks: Sequence[tuple[int, int]],
+        spill: Path | None,
         clock: Stopwatch,
     ) -> Iterator[Tensor]:
         """Probabilities (n, K, *R) of one member for each block of planes of the whole image."""
@@ -159,6 +194,7 @@ class Predictor:
             overlap=self.overlap,
             window_batch=self.window_batch,
             most=_most(member, array.shape[1:], axis),
+            spill=spill,
         )
         shape = (done.cropped_shape[axis], *(b - a for a, b in rest))
         restored = restore_planes(
@@ -176,12 +212,6 @@ class Predictor:
             yield full
 
 
-def _longest(shape: Sequence[int], patch_size: Sequence[int]) -> int:
-    """The axis along which one window is the smallest share of the image; the last of equal ones."""
-    ratios = [max(n, p) / p for n, p in zip(shape, patch_size, strict=True)]
-    return max(range(len(ratios)), key=lambda axis: (ratios[axis], axis))
-
-
 def _blocks(count: int, plane_bytes: int) -> list[tuple[int, int]]:
     height = max(1, BLOCK_BYTES // plane_bytes)
     return [(start, min(start + height, count)) for start in range(0, count, height)]
@@ -195,6 +225,12 @@ def _most(member: Member, shape: Sequence[int], axis: int) -> int:
 def _check_same_target(members: Sequence[Member]) -> None:
     if len({str(member.target.to_dict()["labels"]) for member in members}) != 1:
         raise UsageError("the models of an ensemble must predict the same labels", fix="give models of one dataset")
+
+
+def _geometry(source: Source, case: str | None) -> Geometry:
+    if isinstance(source, Volume):
+        return source.geometry
+    return read_geometry(source if isinstance(source, str | Path) else source[0], case=case)
 
 
 def _read(source: Source, nan: Literal["refuse", "zero"], case: str | None) -> Volume:

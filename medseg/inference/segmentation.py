@@ -20,6 +20,7 @@ class Segmentation:
         label_names: class name -> label value.
         probabilities: (K, *S) float32 when asked for, else None.
         seconds: time of ``read``, ``preprocess``, ``network`` and ``restore``.
+        memory: bytes ``predicted`` for this case, and ``measured`` (None where the system does not tell).
     """
 
     labels: np.ndarray
@@ -27,6 +28,7 @@ class Segmentation:
     label_names: dict[str, int]
     probabilities: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
 
     def volume_ml(self) -> dict[str, float]:
         """Class name -> volume in millilitres (3D) or area in cm^2 / 10 (2D), background left out."""

@@ -1,0 +1,96 @@
+"""The need of a case is told beforehand, and the plan that fits is chosen."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medseg.data.plan import Plan
+from medseg.device import choose_profile
+from medseg.errors import InputRefused, ResourceError, UsageError
+from medseg.inference import Predictor
+from medseg.inference.member import Member
+from medseg.inference.memory import activation_bytes, as_bytes, longest_axis, slab_bytes
+from medseg.io import Geometry, Volume
+from medseg.models import create_model
+from medseg.targets import ExclusiveClasses
+
+LABELS = {"background": 0, "organ": 1, "lesion": 2}
+
+
+def make_predictor(max_ram: int | str | None = None, shape: tuple[int, ...] = (8, 8, 8)) -> Predictor:
+    settings = {
+        "dataset": "d", "spatial_dims": 3, "channel_names": ["MR"], "labels": LABELS, "ignore_label": None,
+        "spacing": (1.0, 1.0, 1.0), "patch_size": list(shape), "batch_size": 1, "strides": [[1, 1, 1], [2, 2, 2]],
+        "normalization": [{"scheme": "none"}], "crop_nonzero": False, "mirror_axes": [], "mirror_swaps": {},
+    }  # fmt: skip
+    plan = Plan.from_dict(settings)
+    torch.manual_seed(0)
+    network = create_model("unet", spatial_dims=3, in_channels=1, out_channels=3, base_channels=4, strides=plan.strides)
+    return Predictor(
+        [Member(network.eval(), plan, ExclusiveClasses(labels=LABELS), choose_profile("cpu", "fp32"))], max_ram=max_ram
+    )
+
+
+def volume(shape: tuple[int, int, int] = (20, 16, 12)) -> Volume:
+    return Volume(np.random.default_rng(0).random((1, *shape), np.float32), Geometry(shape, np.diag([1.0, 1, 1.5, 1])))
+
+
+def test_activations_of_a_chain_are_counted_exactly():
+    chain = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1), nn.Conv2d(2, 16, 1))
+    pixels = 4 * 32 * 32
+    assert activation_bytes(chain, (1, 1, 32, 32)) == pixels * (1 + 2 + 16)
+    assert activation_bytes(chain, (3, 1, 32, 32), torch.bfloat16) == 3 * pixels * (1 + 2 + 16) // 2
+
+
+def test_what_does_not_fit_in_memory_goes_to_a_file_and_is_the_same():
+    case = volume((64, 40, 40))
+    plain = make_predictor()
+    need = plain.memory_need(case.geometry)
+    import psutil
+
+    rss = psutil.Process().memory_info().rss
+    tight = make_predictor(rss + need.total - need.logits // 2)
+    assert np.array_equal(tight.predict(case).labels, plain.predict(case).labels)
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_allocated():
+    with pytest.raises(ResourceError, match=r"needs .* GiB .*raise max_ram") as caught:
+        make_predictor("1M").predict(volume())
+    assert caught.value.exit_code == 4
+
+
+def test_the_need_grows_with_neither_classes_times_volume_nor_depth():
+    predictor = make_predictor()
+    shallow, deep = (predictor.memory_need(Geometry((64, 64, n), np.eye(4))) for n in (100, 800))
+    assert deep.logits == shallow.logits
+    assert deep.blocks == shallow.blocks
+
+
+def test_the_prediction_is_reported_beside_the_measurement():
+    memory = make_predictor().predict(volume()).memory
+    assert memory["predicted"] > 0
+    assert memory["measured"] is None or memory["measured"] >= 0
+
+
+def test_a_flat_image_for_a_model_of_volumes():
+    with pytest.raises(InputRefused, match="the image is 2D"):
+        make_predictor().predict(Volume(np.zeros((1, 8, 8), np.float32), Geometry((8, 8), np.eye(4))))
+
+
+def test_the_axis_that_needs_the_least():
+    assert longest_axis((100, 50, 300), (50, 50, 100)) == 2
+    assert longest_axis((4, 4), (8, 8)) == 1
+    assert slab_bytes(3, (10, 6, 40), (8, 8, 8), 2) == 4 * 4 * 8 * 10 * 8
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [("8G", 8 * 2**30), ("500MiB", 500 * 2**20), ("1.5k", 1536), (7, 7), (None, None)]
+)
+def test_sizes(size, count):
+    assert as_bytes(size) == count
+
+
+def test_a_size_that_is_none():
+    with pytest.raises(UsageError, match="expected e"):
+        as_bytes("plenty")
