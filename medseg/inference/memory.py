@@ -135,11 +135,12 @@ def predict_need(
     prepared = [resampled_shape(grid.shape, grid.spacing, member.plan.spacing) for member in members]
     image = FLOAT * len(members[0].plan.channel_names)
     axis = longest_axis(prepared[0], members[0].plan.patch_size)
-    plane = FLOAT * channels * max(prod(s) // s[axis] for s in (grid.shape, *prepared))
+    planes = [FLOAT * channels * prod(s) // s[axis] for s in (grid.shape, *prepared)]
+    block = min(max(block_bytes, *planes), FLOAT * channels * prod(grid.shape))
     return MemoryNeed(
         image=image * (2 * prod(grid.shape) + sum(map(prod, prepared))),
         logits=sum(slab_bytes(channels, s, m.plan.patch_size, axis) for m, s in zip(members, prepared, strict=True)),
-        blocks=BLOCK_COPIES * max(block_bytes, plane) * len(members),
+        blocks=BLOCK_COPIES * block * len(members),
         network=max(member.activation_bytes(window_batch) for member in members),
         output=prod(grid.shape) * (2 + 2 * FLOAT * channels * probabilities),
     )

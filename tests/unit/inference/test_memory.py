@@ -1,6 +1,9 @@
 """The need of a case is told beforehand, and the plan that fits is chosen."""
 
+from dataclasses import replace
+
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -10,11 +13,12 @@ from medseg.device import choose_profile
 from medseg.errors import InputRefused, ResourceError, UsageError
 from medseg.inference import Predictor
 from medseg.inference.member import Member
-from medseg.inference.memory import activation_bytes, as_bytes, longest_axis, slab_bytes
+from medseg.inference.memory import MemoryNeed, activation_bytes, as_bytes, longest_axis, must_spill, slab_bytes
 from medseg.io import Geometry, Volume
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
+GIB = 2**30
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 
 
@@ -43,15 +47,21 @@ def test_activations_of_a_chain_are_counted_exactly():
     assert activation_bytes(chain, (3, 1, 32, 32), torch.bfloat16) == 3 * pixels * (1 + 2 + 16) // 2
 
 
-def test_what_does_not_fit_in_memory_goes_to_a_file_and_is_the_same():
-    case = volume((64, 40, 40))
-    plain = make_predictor()
-    need = plain.memory_need(case.geometry)
-    import psutil
+def test_logits_go_to_a_file_only_where_that_helps():
+    need, held = MemoryNeed(image=1, logits=10 * GIB, blocks=1, network=1, output=1), psutil.Process().memory_info().rss
+    assert not must_spill(need, held + 20 * GIB)
+    assert must_spill(need, held + GIB)
+    with pytest.raises(ResourceError, match="crop the image"):
+        must_spill(replace(need, image=10 * GIB), held + GIB)
 
-    rss = psutil.Process().memory_info().rss
-    tight = make_predictor(rss + need.total - need.logits // 2)
-    assert np.array_equal(tight.predict(case).labels, plain.predict(case).labels)
+
+def test_logits_in_a_file_give_the_same_labels(monkeypatch, tmp_path):
+    case = volume((40, 20, 20))
+    expected = make_predictor().predict(case).labels
+    monkeypatch.setattr("medseg.inference.predictor.must_spill", lambda *_: True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert np.array_equal(make_predictor().predict(case).labels, expected)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_allocated():
