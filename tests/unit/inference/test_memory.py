@@ -72,7 +72,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_allocated():
 
 def test_the_need_grows_with_neither_classes_times_volume_nor_depth():
     predictor = make_predictor()
-    shallow, deep = (predictor.memory_need(Geometry((256, 256, n), np.eye(4))) for n in (100, 800))
+    shallow, deep = (predictor.memory_need(Geometry((128, 128, n), np.eye(4))) for n in (400, 3200))
     assert deep.logits == shallow.logits
     assert deep.blocks == shallow.blocks
 
