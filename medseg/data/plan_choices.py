@@ -59,13 +59,16 @@ def places(fingerprint: Fingerprint) -> tuple[dict[int, list[float]], dict[int, 
 
 
 def training_ranges(fingerprint: Fingerprint, shapes: np.ndarray, spacings: np.ndarray) -> dict[str, Any]:
+    """What the training cases span, for `medseg.inference.guard`."""
     minimum = np.array([case.minimum for case in fingerprint.cases])
     maximum = np.array([case.maximum for case in fingerprint.cases])
-    whole = [{"case_min": float(a), "case_max": float(b)} for a, b in zip(minimum.min(0), maximum.max(0), strict=True)]
+    names = ("case_min", "case_min_highest", "case_max_lowest", "case_max")
+    extremes = np.stack([minimum.min(0), minimum.max(0), maximum.min(0), maximum.max(0)], axis=1)
+    whole = [dict(zip(names, map(float, channel), strict=True)) for channel in extremes]
+    axes = {"spacing": spacings, "shape": shapes, "extent": shapes * spacings}
     return {
         "cases": len(fingerprint.cases),
-        "spacing": {"min": spacings.min(0).tolist(), "max": spacings.max(0).tolist()},
-        "shape": {"min": shapes.min(0).tolist(), "max": shapes.max(0).tolist()},
+        **{name: {"min": seen.min(0).tolist(), "max": seen.max(0).tolist()} for name, seen in axes.items()},
         "intensity": [{**facts, **case} for facts, case in zip(fingerprint.intensities, whole, strict=True)],
     }
 

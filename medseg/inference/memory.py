@@ -152,6 +152,11 @@ def longest_axis(shape: Sequence[int], patch_size: Sequence[int]) -> int:
     return max(range(len(ratios)), key=lambda axis: (ratios[axis], axis))
 
 
+def free_room(budget: int | None) -> int:
+    """Bytes that can still be taken: up to a budget of the whole process, or up to what the machine has free."""
+    return free_memory() if budget is None else budget - psutil.Process().memory_info().rss
+
+
 def must_spill(need: MemoryNeed, budget: int | None) -> bool:
     """Whether the logits have to lie in a file for a case to fit.
 
@@ -162,7 +167,7 @@ def must_spill(need: MemoryNeed, budget: int | None) -> bool:
     Raises:
         ResourceError: it does not fit even so.
     """
-    room = free_memory() if budget is None else budget - psutil.Process().memory_info().rss
+    room = free_room(budget)
     if need.total <= room:
         return False
     if need.total - need.logits <= room:

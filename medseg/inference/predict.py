@@ -1,18 +1,21 @@
-"""`medseg predict`: a file, a folder of files or a dataset in, a folder of segmentations out."""
+"""`medseg predict`: a file, a folder, a dataset, a table or DICOM slices in, a folder of segmentations out."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from medseg.data.dataset import Case, open_dataset
-from medseg.errors import BadDataset, MedsegError, PartialFailure, UsageError
+from medseg.data.dataset import Case
+from medseg.errors import MedsegError, PartialFailure
+from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.predictor import Predictor
-from medseg.io import KNOWN_ENDINGS, file_ending, label_ending
+from medseg.inference.record import Record, record_path
+from medseg.inference.segmentation import Segmentation
+from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable
 
-logger = logging.getLogger(__name__)
+Outcome = Segmentation | MedsegError
 
 
 def predict_cases(
@@ -22,19 +25,25 @@ def predict_cases(
     *,
     overwrite: bool = True,
     probabilities: bool = False,
+    dicom_seg: bool = False,
     nan: Literal["refuse", "zero"] = "refuse",
     progress: bool = True,
+    record: Record | None = None,
 ) -> list[Path]:
-    """Predict cases into ``output/<case id><ending of its image>``, one after the other.
+    """Predict cases into ``output/<case id><ending of its image>``, ``.nii.gz`` for DICOM slices.
+
+    The next case is read and the last one written while the network works; see `Predictor.predict_many`.
 
     Args:
         predictor: what predicts.
         cases: what to predict.
         output: folder, created if needed.
-        overwrite: False skips cases whose file is there already.
+        overwrite: False skips cases whose files are all there already.
         probabilities: write ``<case id>_probabilities.nii.gz`` too.
+        dicom_seg: write ``<case id>.dcm`` too, a DICOM-SEG, for cases of DICOM slices.
         nan: ``"refuse"`` or ``"zero"``.
         progress: show a progress bar on stderr.
+        record: takes down files, seconds, warnings and errors.
 
     Returns:
         The segmentation files, in the order of the cases.
@@ -43,25 +52,64 @@ def predict_cases(
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
-    from rich.console import Console
-    from rich.progress import track
+    require_writable(output)
+    record = Record() if record is None else record
+    files = [output_files(case, Path(output), probabilities=probabilities, dicom_seg=dicom_seg) for case in cases]
+    todo = [
+        (case, paths)
+        for case, paths in zip(cases, files, strict=True)
+        if overwrite or not all(path.exists() for path in paths.values())
+    ]
+    outcomes = predictor.predict_many((case for case, _ in todo), probabilities=probabilities, nan=nan, errors="yield")
+    with _bar(len(todo), progress) as bar, ThreadPoolExecutor(1, thread_name_prefix="medseg-write") as writer:
+        writing: Future[None] | None = None
+        for (case, paths), outcome in zip(todo, outcomes, strict=True):
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(_settle, case, paths, outcome, record)
+            del outcome
+            if probabilities:  # too much to hold beside the next case
+                writing.result()
+            bar.advance(bar.task_ids[0])
+        if writing is not None:
+            writing.result()
+    if record.errors:
+        raise _summary(record.errors, len(todo), Path(output))
+    return [paths["path"] for paths in files]
 
-    paths = [Path(output) / f"{case.id}{label_ending(file_ending(case.images[0]))}" for case in cases]
-    failed: dict[str, MedsegError] = {}
-    todo = [(case, path) for case, path in zip(cases, paths, strict=True) if overwrite or not path.exists()]
-    bar = track(todo, "predict", console=Console(stderr=True), disable=not progress)
-    for case, path in bar:
+
+def output_files(case: Case, folder: Path, *, probabilities: bool, dicom_seg: bool) -> dict[str, Path]:
+    """The files of a case, by the arguments of `Segmentation.save` that name them."""
+    image = case.images[0]
+    known = image.name.lower().endswith(KNOWN_ENDINGS) and not image.is_dir()
+    files = {"path": folder / f"{case.id}{label_ending(file_ending(image)) if known else '.nii.gz'}"}
+    if probabilities:
+        files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
+    if dicom_seg and holds_dicom(image):
+        files["dicom_seg"] = folder / f"{case.id}.dcm"
+    return files
+
+
+def _settle(case: Case, files: Mapping[str, Path], outcome: Outcome, record: Record) -> None:
+    """Write a segmentation and take down what became of the case."""
+    if isinstance(outcome, Segmentation):
         try:
-            segmentation = predictor.predict(case.images, probabilities=probabilities, nan=nan, case=case.id)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            segmentation.save(path, path.parent / f"{case.id}_probabilities.nii.gz" if probabilities else None)
-            logger.info("%s %s", case.id, {step: round(s, 2) for step, s in segmentation.seconds.items()})
+            outcome.save(**files)
         except MedsegError as error:
-            error.case = error.case or case.id
-            failed[case.id] = error
-    if failed:
-        raise _summary(failed, len(todo), Path(output))
-    return paths
+            outcome = error
+    if isinstance(outcome, MedsegError):
+        outcome.case = outcome.case or case.id
+        outcome.args = (str(outcome),)
+    record.add(case.id, files["path"], outcome)
+
+
+def _bar(total: int, progress: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), disable=not progress)
+    bar.add_task("predict", total=total)
+    return bar
 
 
 def _summary(failed: Mapping[str, MedsegError], count: int, output: Path) -> MedsegError:
@@ -84,49 +132,26 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         threads=cfg["threads"],
         overlap=cfg["overlap"],
         tta=cfg["tta"],
+        window_batch=cfg["window_batch"],
+        max_ram=cfg["max_ram"],
     )
-    cases = find_cases(Path(cfg["input"]), len(predictor.plan.channel_names))
+    cases = take_shard(find_cases(cfg["input"], len(predictor.plan.channel_names)), cfg["shard"])
     print(f"medseg: predicting {len(cases)} case(s) on {predictor.profile}")
-    paths = predict_cases(
-        predictor,
-        cases,
-        cfg["output"],
-        overwrite=cfg["overwrite"],
-        probabilities=cfg["probabilities"],
-        nan=cfg["nan"],
-    )
+    record = Record(record_path(Path(cfg["output"]), cfg["shard"]))
+    try:
+        paths = predict_cases(
+            predictor,
+            cases,
+            cfg["output"],
+            overwrite=cfg["overwrite"],
+            probabilities=cfg["probabilities"],
+            dicom_seg=cfg["dicom_seg"],
+            nan=cfg["nan"],
+            record=record,
+        )
+    finally:
+        record.save()
+        if cfg["verbose"]:
+            record.print()
     print(f"medseg: {len(paths)} segmentation(s) in {cfg['output']}")
     return 0
-
-
-def find_cases(source: Path, channels: int) -> list[Case]:
-    """The cases of a file, of a folder of image files, or of a dataset (its test cases, else its training cases).
-
-    In a folder, ``CASE_0000``, ``CASE_0001`` ... are the channels of one case; other names are cases of one file each.
-
-    Raises:
-        BadDataset: nothing there that can be read.
-        UsageError: a case without all channels.
-    """
-    if (source / "dataset.json").exists():
-        dataset = open_dataset(source)
-        return list(dataset.test or dataset.training)
-    if not source.exists():
-        raise BadDataset("the input does not exist", path=source, fix="give a file, a folder of images or a dataset")
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    grouped: dict[str, list[Path]] = {}
-    for file in files:
-        if file.name.lower().endswith(KNOWN_ENDINGS) and not file.name.startswith("."):
-            grouped.setdefault(_case_id(file), []).append(file)
-    if not grouped:
-        raise BadDataset("no image found", path=source, fix=f"give files that end in one of {', '.join(KNOWN_ENDINGS)}")
-    for case, paths in grouped.items():
-        if len(paths) not in (1, channels):
-            problem = f"{len(paths)} channel files (the model expects {channels}, named {case}_0000 and so on)"
-            raise UsageError(problem, case=case, path=source)
-    return [Case(id=case, images=tuple(paths)) for case, paths in grouped.items()]
-
-
-def _case_id(file: Path) -> str:
-    stem = file.name[: -len(file_ending(file))]
-    return stem[:-5] if len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit() else stem

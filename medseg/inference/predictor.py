@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,21 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.data.dataset import Case
 from medseg.data.plan import Plan
 from medseg.data.preprocess import Preprocessed, preprocess
 from medseg.device import DeviceProfile, choose_profile
-from medseg.errors import UsageError
+from medseg.errors import MedsegError, UsageError
+from medseg.inference.guard import outside_training
+from medseg.inference.inputs import Source, read_source, resolve_source, source_geometry
 from medseg.inference.member import Member, load_member, model_folders
 from medseg.inference.memory import MemoryNeed, PeakMeter, as_bytes, longest_axis, must_spill, predict_need
+from medseg.inference.pipeline import PreparedCase, overlapped
 from medseg.inference.restore import restore_planes
 from medseg.inference.segmentation import Segmentation
 from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
-from medseg.io import Geometry, Volume, from_canonical, read_channels, read_geometry
+from medseg.io import Geometry, from_canonical
 
 logger = logging.getLogger(__name__)
 
-Source = str | Path | Sequence[str | Path] | Volume
 BLOCK_BYTES = 64 * 2**20  # of probabilities that are decoded at a time
 
 
@@ -102,6 +105,7 @@ class Predictor:
         self,
         source: Source,
         *,
+        spacing: Sequence[float] | None = None,
         probabilities: bool = False,
         nan: Literal["refuse", "zero"] = "refuse",
         case: str | None = None,
@@ -109,31 +113,98 @@ class Predictor:
         """Segment one case.
 
         Args:
-            source: a file, the files of its channels in order, or a `Volume`.
+            source: a file, the files of its channels in order, a folder of DICOM slices, a `Case`, a `Volume`, or an
+                array (*S) or (C, *S), whose axes run to the right, to the front and up (RAS+).
+            spacing: voxel size of an array in mm, one number per spatial axis.
             probabilities: also return class probabilities on the input's grid, all of them in memory.
             nan: ``"refuse"`` or ``"zero"`` voxels that are not finite.
-            case: name used in errors.
+            case: name used in errors and in the log; a `Case` has one already.
 
         Raises:
             InputRefused: an unreadable file, the wrong number of channels or dimensions, NaN voxels.
             ResourceError: the case does not fit into memory.
         """
-        clock, meter = Stopwatch(), PeakMeter()
+        meter = PeakMeter()
+        prepared = self.prepare(source, spacing=spacing, probabilities=probabilities, nan=nan, case=case)
+        segmentation = self.segment(prepared)
+        segmentation.memory["measured"] = meter.peak()
+        logger.info("memory: %s", segmentation.memory)
+        return segmentation
+
+    def predict_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        spacing: Sequence[float] | None = None,
+        probabilities: bool = False,
+        nan: Literal["refuse", "zero"] = "refuse",
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[Segmentation | MedsegError]:
+        """Segment cases one after the other; the next one is read and preprocessed while the network works.
+
+        At most one case is read ahead, and only while both fit into memory.
+
+        Args:
+            sources: as for `predict`; taken one by one, so that it may be a generator.
+            spacing: of all arrays.
+            probabilities: as for `predict`.
+            nan: as for `predict`.
+            errors: ``"yield"`` gives the error of a refused case in its place and goes on; ``"raise"`` ends there.
+
+        Yields:
+            Segmentations in the order of the sources; their ``memory["measured"]`` is None, as cases overlap.
+        """
+        prepare = partial(self.prepare, spacing=spacing, probabilities=probabilities, nan=nan)
+        for outcome in overlapped(prepare, self.segment, sources, self.max_ram):
+            if isinstance(outcome, MedsegError) and errors == "raise":
+                raise outcome
+            yield outcome
+
+    def prepare(
+        self,
+        source: Source,
+        *,
+        spacing: Sequence[float] | None = None,
+        probabilities: bool = False,
+        nan: Literal["refuse", "zero"] = "refuse",
+        case: str | None = None,
+        gate: Callable[[int], None] | None = None,
+    ) -> PreparedCase:
+        """The first half of `predict`: read a case and bring it to every member's grid.
+
+        Args:
+            source: and the other arguments, as for `predict`.
+            gate: called with the bytes that the case will need, before anything is allocated; may wait.
+        """
+        clock = Stopwatch()
         with clock("read"):
-            need = self.memory_need(_geometry(source, case), probabilities=probabilities)
+            case = source.id if isinstance(source, Case) else case
+            resolved = resolve_source(source, spacing, case)
+            need = self.memory_need(source_geometry(resolved, case), probabilities=probabilities)
+            if gate is not None:
+                with clock("wait"):
+                    gate(need.total)
             spill = Path(tempfile.gettempdir()) if must_spill(need, self.max_ram) else None
-            volume = _read(source, nan, case)
-        geometry = volume.geometry
+            volume = read_source(resolved, nan, case)
+        del source, resolved  # only the prepared arrays are needed in the end
         with clock("preprocess"):
-            prepared = [preprocess(volume, member.plan) for member in self.members]
-        del volume, source  # only the prepared arrays are needed from here on
-        with clock("restore"):
-            labels, shares = self._segment(prepared, probabilities, spill, clock)
-            labels = from_canonical(labels[None], geometry)[0]
-            shares = None if shares is None else from_canonical(shares, geometry)
-        memory = {"predicted": need.total, "measured": meter.peak()}
-        logger.info("memory: predicted %s, measured %s%s", need, memory["measured"], ", spilled" if spill else "")
-        return Segmentation(labels, geometry, self.plan.labels, shares, clock.seconds, memory)
+            arrays = [preprocess(volume, member.plan) for member in self.members]
+            warnings = outside_training(volume, arrays[0][1], self.plan)
+        for warning in warnings:
+            logger.warning("%s%s", f"case {case}: " if case else "", warning)
+        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock)
+
+    def segment(self, case: PreparedCase) -> Segmentation:
+        """The second half of `predict`: network, resampling to the file's grid, labels."""
+        with case.clock("restore"):
+            labels, shares = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
+            labels = from_canonical(labels[None], case.geometry)[0]
+            shares = None if shares is None else from_canonical(shares, case.geometry)
+        memory = {"predicted": case.need.total, "measured": None}
+        logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
+        return Segmentation(
+            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, warnings=case.warnings
+        )
 
     def memory_need(self, geometry: Geometry, *, probabilities: bool = False) -> MemoryNeed:
         """What `predict` will need for an image of this grid, beside what the process holds already."""
@@ -225,16 +296,3 @@ def _most(member: Member, shape: Sequence[int], axis: int) -> int:
 def _check_same_target(members: Sequence[Member]) -> None:
     if len({str(member.target.to_dict()["labels"]) for member in members}) != 1:
         raise UsageError("the models of an ensemble must predict the same labels", fix="give models of one dataset")
-
-
-def _geometry(source: Source, case: str | None) -> Geometry:
-    if isinstance(source, Volume):
-        return source.geometry
-    return read_geometry(source if isinstance(source, str | Path) else source[0], case=case)
-
-
-def _read(source: Source, nan: Literal["refuse", "zero"], case: str | None) -> Volume:
-    if isinstance(source, Volume):
-        return source
-    paths = [source] if isinstance(source, str | Path) else list(source)
-    return read_channels(paths, nan=nan, case=case)

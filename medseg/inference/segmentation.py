@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from medseg.io import Geometry, Volume, write_labels, write_volume
+from medseg.io import Geometry, Volume, write_dicom_seg, write_labels, write_volume
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,10 @@ class Segmentation:
         geometry: of the input file; what is written has its shape, affine and header codes.
         label_names: class name -> label value.
         probabilities: (K, *S) float32 when asked for, else None.
-        seconds: time of ``read``, ``preprocess``, ``network`` and ``restore``.
-        memory: bytes ``predicted`` for this case, and ``measured`` (None where the system does not tell).
+        seconds: time of ``read``, ``preprocess``, ``network``, ``restore`` and, once saved, ``write``.
+        memory: bytes ``predicted`` for this case, and ``measured`` (None where the system does not tell, and
+            where several cases were in work).
+        warnings: where the case lies outside of what the model was trained on, one line each.
     """
 
     labels: np.ndarray
@@ -29,14 +32,31 @@ class Segmentation:
     probabilities: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def volume_ml(self) -> dict[str, float]:
         """Class name -> volume in millilitres (3D) or area in cm^2 / 10 (2D), background left out."""
         voxel = float(np.prod(self.geometry.spacing)) / 1000
         return {name: float((self.labels == value).sum()) * voxel for name, value in self.label_names.items() if value}
 
-    def save(self, path: str | Path, probabilities: str | Path | None = None) -> None:
-        """Write the labels, atomically, in the format of the path's ending; optionally the probabilities (NIfTI)."""
-        write_labels(path, self.labels, self.geometry)
+    def save(
+        self, path: str | Path, probabilities: str | Path | None = None, dicom_seg: str | Path | None = None
+    ) -> None:
+        """Write the labels in the format of the path's ending. They come last: where they are, all files are.
+
+        Args:
+            path: of the labels.
+            probabilities: of a NIfTI file for the probabilities, if there are any.
+            dicom_seg: of a .dcm file for a DICOM-SEG, if the image came as DICOM slices.
+
+        Raises:
+            ResourceError: one cannot be written; each file is whole or as it was.
+            UsageError: DICOM-SEG of something else than DICOM slices, or without highdicom.
+        """
+        start = time.perf_counter()
         if probabilities is not None and self.probabilities is not None:
             write_volume(probabilities, Volume(self.probabilities, self.geometry))
+        if dicom_seg is not None:
+            write_dicom_seg(dicom_seg, self.labels, self.geometry, self.label_names)
+        write_labels(path, self.labels, self.geometry)
+        self.seconds["write"] = time.perf_counter() - start

@@ -2,13 +2,23 @@
 
 from medseg.io.archives import extract
 from medseg.io.arrays import load_array, save_array
-from medseg.io.atomic import atomic_path, write_json, write_text
+from medseg.io.atomic import atomic_path, require_writable, write_json, write_text
 from medseg.io.checkpoint import load_checkpoint, save_checkpoint
+from medseg.io.dicom import holds_dicom
+from medseg.io.dicom_seg import write_dicom_seg
 from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
 from medseg.io.memory import free_memory
 from medseg.io.model_folder import load_model, save_model
-from medseg.io.readers import read_channels, read_geometry, read_labels, read_volume, write_labels, write_volume
+from medseg.io.readers import (
+    finite_voxels,
+    read_channels,
+    read_geometry,
+    read_labels,
+    read_volume,
+    write_labels,
+    write_volume,
+)
 from medseg.io.sidecar import read_json
 from medseg.io.volume import Geometry, Volume, from_canonical, to_canonical
 
@@ -20,8 +30,10 @@ __all__ = [
     "download",
     "extract",
     "file_ending",
+    "finite_voxels",
     "free_memory",
     "from_canonical",
+    "holds_dicom",
     "label_ending",
     "load_array",
     "load_checkpoint",
@@ -31,10 +43,12 @@ __all__ = [
     "read_json",
     "read_labels",
     "read_volume",
+    "require_writable",
     "save_array",
     "save_checkpoint",
     "save_model",
     "to_canonical",
+    "write_dicom_seg",
     "write_json",
     "write_labels",
     "write_text",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,21 @@ def atomic_path(path: str | Path, *, ending: str | None = None) -> Iterator[Path
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Make a folder and try that files can be written there, before hours of work are lost.
+
+    Raises:
+        ResourceError: they cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fix = "choose another folder"
+        raise ResourceError(f"cannot be written: {error.strerror or error}", path=folder, fix=fix) from None
 
 
 def write_text(path: str | Path, text: str) -> None:

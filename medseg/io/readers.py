@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import BadGeometry, BadLabels, BadVoxels, MedsegError, UnreadableFile, UsageError
-from medseg.io import image2d, itk, nifti
+from medseg.io import dicom, image2d, itk, nifti
 from medseg.io.endings import IMAGE_ENDINGS, NIFTI_ENDINGS, file_ending, label_ending
 from medseg.io.volume import Geometry, Volume
 
@@ -26,7 +26,7 @@ def read_volume(path: str | Path, *, nan: NanPolicy = "refuse", case: str | None
     """Read an image as float32 (C, *S) with its geometry; scl_slope is applied, 4D NIfTI and colours give channels.
 
     Args:
-        path: a file with one of `KNOWN_ENDINGS`.
+        path: a file with one of `KNOWN_ENDINGS`, or a folder of DICOM slices.
         nan: "refuse" NaN and infinite voxels, or make them "zero" and say so in the log.
         case: identifier to name in errors.
 
@@ -34,11 +34,11 @@ def read_volume(path: str | Path, *, nan: NanPolicy = "refuse", case: str | None
         InputRefused: `UnreadableFile`, `BadGeometry` or `BadVoxels`, with the file, the field and its value.
     """
     with _naming(path, case):
-        stored, geometry = _format(path).read(Path(path))
+        stored, geometry = _reader(path).read(Path(path))
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found as infinite below
             array = np.ascontiguousarray(stored, dtype=np.float32)
         if stored.dtype.kind == "f":
-            array = _finite(array, nan, path)
+            array = finite_voxels(array, nan, path)
         return Volume(array, geometry)
 
 
@@ -68,7 +68,7 @@ def read_labels(path: str | Path, *, case: str | None = None) -> Volume:
         InputRefused: as `read_volume`.
     """
     with _naming(path, case):
-        reader = _format(path)
+        reader = _reader(path)
         stored, geometry = image2d.read(Path(path), labels=True) if reader is image2d else reader.read(Path(path))
         if len(stored) != 1:
             raise BadLabels(f"has {len(stored)} channels (a label map has 1)", fix="write one number per voxel")
@@ -82,7 +82,7 @@ def read_geometry(path: str | Path, *, case: str | None = None) -> Geometry:
         InputRefused: as `read_volume`, as far as the header and the file's length tell.
     """
     with _naming(path, case):
-        return _format(path).read_geometry(Path(path))
+        return _reader(path).read_geometry(Path(path))
 
 
 def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> None:
@@ -116,6 +116,10 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         _format(path).write(Path(path), array, volume.geometry)
 
 
+def _reader(path: str | Path) -> ModuleType:
+    return dicom if Path(path).is_dir() else _format(path)
+
+
 def _format(path: str | Path) -> ModuleType:
     ending = file_ending(path)
     if ending in NIFTI_ENDINGS:
@@ -137,17 +141,27 @@ def _naming(path: str | Path, case: str | None) -> Iterator[None]:
         raise UnreadableFile(problem, case=case, path=path, fix="check the path and its permissions") from None
 
 
-def _finite(array: np.ndarray, nan: NanPolicy, path: str | Path) -> np.ndarray:
+def finite_voxels(array: np.ndarray, nan: NanPolicy, name: str | Path) -> np.ndarray:
+    """The array itself where all is finite; else refused, or a copy in which what is not finite is 0.
+
+    Args:
+        array: floating point.
+        nan: "refuse" or "zero".
+        name: for the log.
+
+    Raises:
+        BadVoxels: NaN or infinite voxels are to be refused.
+    """
     finite = np.isfinite(array)
     bad = int(finite.size - np.count_nonzero(finite))
-    if bad and nan == "refuse":
+    if not bad:
+        return array
+    if nan == "refuse":
         raise BadVoxels(
-            f"{bad} of {finite.size} voxels are NaN or infinite", fix="repair the file, or read NaN as zero"
+            f"{bad} of {finite.size} voxels are NaN or infinite", fix="repair the file, or read NaN as zero (nan=zero)"
         )
-    if bad:
-        logger.warning("%s: %d NaN or infinite voxels were set to 0", path, bad)
-        array[~finite] = 0
-    return array
+    logger.warning("%s: %d NaN or infinite voxels were set to 0", name, bad)
+    return np.where(finite, array, array.dtype.type(0))
 
 
 def _integers(stored: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from medseg.data.plan import Plan
 from medseg.device import choose_profile
 from medseg.errors import InputRefused, PartialFailure, UnreadableFile, UsageError
 from medseg.inference import Predictor, predict_cases
+from medseg.inference.inputs import find_cases
 from medseg.inference.member import Member
-from medseg.inference.predict import find_cases
 from medseg.io import read_labels, save_model
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses

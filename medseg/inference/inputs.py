@@ -1,0 +1,187 @@
+"""What can be predicted: files, folders, datasets, tables of cases, DICOM folders, volumes and arrays."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medseg.data.case_files import image_files
+from medseg.data.dataset import Case, open_dataset
+from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UsageError
+from medseg.io import (
+    KNOWN_ENDINGS,
+    Geometry,
+    Volume,
+    file_ending,
+    finite_voxels,
+    holds_dicom,
+    read_channels,
+    read_geometry,
+)
+
+Source = str | Path | Sequence[str | Path] | Case | Volume | np.ndarray
+SHARD = re.compile(r"(\d+)/(\d+)")
+CHANNEL_COLUMN = re.compile(r"image(_\d{4})?")
+
+
+def find_cases(source: str | Path, channels: int) -> list[Case]:
+    """The cases that a path names.
+
+    * an image file: one case;
+    * a ``.csv`` table with the columns ``case`` and ``image``, or ``image_0000``, ``image_0001`` and so on for the
+      channels; paths are relative to the table;
+    * a dataset (a folder with a dataset.json): its test cases, else its training cases;
+    * a folder of DICOM slices: one case, named like the folder;
+    * a folder of image files: ``CASE_0000``, ``CASE_0001`` ... are the channels of CASE, other names are cases of one
+      file each;
+    * a folder of folders of DICOM slices, at any depth: a case each, named by its folders, joined with ``_``.
+
+    Args:
+        source: path.
+        channels: that the model expects.
+
+    Raises:
+        BadDataset: nothing there that can be read.
+        UsageError: a case without all channels.
+    """
+    source = Path(source).expanduser()
+    if not source.exists():
+        raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
+    if source.suffix.lower() == ".csv":
+        cases = _table(source)
+    elif (source / "dataset.json").exists():
+        dataset = open_dataset(source)
+        return list(dataset.test or dataset.training)
+    elif source.is_file():
+        cases = _grouped([source]) if source.name.lower().endswith(KNOWN_ENDINGS) else []
+    else:
+        cases = _grouped(image_files(source)) or _dicom_folders(source)
+    if not cases:
+        fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
+        raise BadDataset("no image found", path=source, fix=fix)
+    for case in cases:
+        if len(case.images) not in (1, channels):
+            problem = f"{len(case.images)} channel files (the model expects {channels}, named {case.id}_0000 and so on)"
+            raise UsageError(problem, case=case.id, path=source)
+    return cases
+
+
+def take_shard(cases: Sequence[Case], shard: str | None) -> list[Case]:
+    """Every n-th case from the i-th for ``"i/n"``, counted from 1; all of them for None.
+
+    Raises:
+        UsageError: not of that form, or i is not within 1 to n.
+    """
+    if shard is None:
+        return list(cases)
+    match = SHARD.fullmatch(str(shard).strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"shard is '{shard}' (expected i/n, from 1/n to n/n)", fix="write e.g. shard=1/8 to shard=8/8")
+    return list(cases)[int(match[1]) - 1 :: int(match[2])]
+
+
+def resolve_source(source: Source, spacing: Sequence[float] | None, case: str | None = None) -> Volume | list[Path]:
+    """A volume, or the files of one case; no file is opened.
+
+    Raises:
+        UsageError: an array without ``spacing``, or ``spacing`` for something else.
+        BadVoxels: an array that is not one of real numbers, (*S) or (C, *S).
+    """
+    if isinstance(source, np.ndarray):
+        return _volume(source, spacing, case)
+    if spacing is not None:
+        raise UsageError("spacing= is for arrays only; files and volumes have their own", case=case)
+    if isinstance(source, Volume):
+        return source
+    if isinstance(source, Case):
+        return list(source.images)
+    return [Path(path) for path in ([source] if isinstance(source, str | Path) else source)]
+
+
+def source_geometry(source: Volume | list[Path], case: str | None) -> Geometry:
+    """The grid, from the header of the first file."""
+    return source.geometry if isinstance(source, Volume) else read_geometry(source[0], case=case)
+
+
+def read_source(source: Volume | list[Path], nan: Literal["refuse", "zero"], case: str | None) -> Volume:
+    """Voxels as (C, *S) float32; those of a volume in memory are left as they are.
+
+    Raises:
+        InputRefused: as `medseg.io.read_channels`; also for NaN voxels of a volume.
+    """
+    if not isinstance(source, Volume):
+        return read_channels(source, nan=nan, case=case)
+    try:
+        return Volume(finite_voxels(np.asarray(source.array, np.float32), nan, case or "volume"), source.geometry)
+    except MedsegError as error:
+        error.case = case
+        raise
+
+
+def _volume(array: np.ndarray, spacing: Sequence[float] | None, case: str | None) -> Volume:
+    if spacing is None:
+        raise UsageError("an array needs the size of its voxels", case=case, fix="give spacing=(x, y, z) in mm")
+    axes = len(spacing)
+    if axes not in (2, 3) or array.ndim - axes not in (0, 1) or array.size == 0 or array.dtype.kind not in "biuf":
+        found = f"an array {array.shape} of {array.dtype} with {axes} numbers as spacing"
+        raise BadVoxels(f"{found} (expected real numbers, (*S) or (C, *S), and a spacing per axis of S)", case=case)
+    if not all(np.isfinite(mm) and mm > 0 for mm in spacing):
+        raise BadGeometry(f"spacing is {tuple(spacing)} mm (expected numbers above 0)", case=case)
+    channels = array if array.ndim > axes else array[None]
+    return Volume(channels, Geometry(channels.shape[1:], np.diag([*spacing, *[1.0] * (4 - axes)])))
+
+
+def _grouped(files: Sequence[Path]) -> list[Case]:
+    grouped: dict[str, list[Path]] = {}
+    for file in files:
+        grouped.setdefault(_case_id(file), []).append(file)
+    return [Case(id=case, images=tuple(paths)) for case, paths in grouped.items()]
+
+
+def _case_id(file: Path) -> str:
+    stem = file.name[: -len(file_ending(file))]
+    return stem[:-5] if len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit() else stem
+
+
+def _dicom_folders(root: Path) -> list[Case]:
+    if holds_dicom(root):
+        return [Case(id=root.resolve().name, images=(root,))]
+    below = sorted(Path(folder) for folder, _, files in os.walk(root) if files and holds_dicom(Path(folder)))
+    return _distinct([Case("_".join(path.relative_to(root).parts), (path,)) for path in below], root)
+
+
+def _table(path: Path) -> list[Case]:
+    """Cases of a CSV file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = sorted(name for name in reader.fieldnames or () if CHANNEL_COLUMN.fullmatch(name))
+            if "case" not in (reader.fieldnames or ()) or not columns:
+                found = ", ".join(reader.fieldnames or ()) or "none"
+                raise BadDataset(f"its columns are {found}", path=path, fix="give case and image, or image_0000 ...")
+            return _distinct([_row(row, columns, path, reader.line_num) for row in reader], path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadDataset(f"is not a table in UTF-8: {error}", path=path, fix="export it as CSV (UTF-8)") from None
+
+
+def _row(row: dict[str, str], columns: Sequence[str], path: Path, line: int) -> Case:
+    name, files = (row["case"] or "").strip(), [(row[column] or "").strip() for column in columns]
+    if not name or not all(files):
+        raise BadDataset(f"line {line} has an empty cell (expected {', '.join(['case', *columns])})", path=path)
+    if name.startswith(".") or Path(name).name != name or "\\" in name:
+        raise BadDataset(f"line {line}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
+    return Case(name, tuple(path.parent / Path(file).expanduser() for file in files))
+
+
+def _distinct(cases: list[Case], path: Path) -> list[Case]:
+    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
+    if twice:
+        raise BadDataset(f"two cases are called '{twice[0]}'", path=path, fix="name them apart")
+    return cases

@@ -1,0 +1,74 @@
+"""What became of each case of a run: ``predictions.json`` beside the segmentations, and a table of seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import MedsegError
+from medseg.inference.segmentation import Segmentation
+from medseg.io import read_json, write_json
+
+STEPS = ("read", "preprocess", "network", "restore", "write")
+
+
+def record_path(output: Path, shard: str | None) -> Path:
+    """``predictions.json``; shards of a job write into one folder, so each has a file of its own."""
+    return output / ("predictions.json" if shard is None else f"predictions_{str(shard).replace('/', '_of_')}.json")
+
+
+class Record:
+    """Files, seconds, warnings and errors by case.
+
+    Args:
+        path: of the JSON file; what it says of cases that are not predicted again is kept. None: not written.
+
+    Attributes:
+        cases: case -> ``file``, ``seconds`` by step, ``memory`` and ``warnings``; or ``error`` and ``exit_code``.
+        errors: case -> error, of this run.
+
+    Raises:
+        UnreadableFile: the file is there and damaged.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.errors: dict[str, MedsegError] = {}
+        self.cases: dict[str, dict[str, Any]] = {}
+        self._before: Mapping[str, Any] = read_json(path)["cases"] if path is not None and path.exists() else {}
+
+    def add(self, case: str, file: Path, outcome: Segmentation | MedsegError) -> None:
+        """Take down what became of a case."""
+        if isinstance(outcome, MedsegError):
+            self.errors[case] = outcome
+            self.cases[case] = {"error": str(outcome), "exit_code": outcome.exit_code}
+            return
+        seconds = {step: round(spent, 3) for step, spent in outcome.seconds.items()}
+        facts = {"seconds": seconds, "memory": outcome.memory, "warnings": list(outcome.warnings)}
+        self.cases[case] = {"file": file.name, **facts}
+
+    def save(self) -> None:
+        """Write the JSON file, atomically; nothing if no case was taken down.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        if self.path is not None and self.cases:
+            write_json(self.path, {"cases": {**self._before, **self.cases}})
+
+    def print(self) -> None:
+        """Print the seconds of every step and case, and each step's share."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("case", *STEPS, "sum", title="seconds")
+        rows = {case: facts["seconds"] for case, facts in self.cases.items() if "seconds" in facts}
+        for case, seconds in rows.items():
+            spent = [seconds.get(step, 0.0) for step in STEPS]
+            table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
+        totals = [sum(seconds.get(step, 0.0) for seconds in rows.values()) for step in STEPS]
+        whole = sum(totals)
+        table.add_section()
+        table.add_row("all", *(f"{s:.1f} ({s / max(whole, 1e-9):.0%})" for s in totals), f"{whole:.1f}")
+        Console().print(table)
