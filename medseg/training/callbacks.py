@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from medseg.data.prepared import PreparedDataset
+from medseg.evaluation import evaluate_arrays
 from medseg.inference.sliding_window import sliding_window
 from medseg.io import save_model
 from medseg.training.run_folder import RunFolder
@@ -128,12 +129,15 @@ class Validation(pl.Callback):
             image = torch.from_numpy(np.array(self.prepared.image(case)))
             logits = sliding_window(partial(task.profile.run, network), image, self.description["plan"]["patch_size"])
             predicted = task.target.decode(task.target.activate(logits[None]))[0].numpy()
-            row[:] = [_dice(predicted == value, self.prepared.labels(case) == value) for value in values]
+            found = evaluate_arrays(
+                predicted,
+                np.asarray(self.prepared.labels(case)),
+                spacing=self.description["plan"]["spacing"],
+                labels=values,
+                metrics=["dice"],
+                ignore_label=self.description["target"]["ignore_label"],
+            )
+            row[:] = [np.nan if score["dice"] is None else score["dice"] for score in found.values()]
         network.train(training)
         seen = ~np.isnan(scores).all(axis=0)
         return [float(np.nanmean(column)) if ok else float("nan") for column, ok in zip(scores.T, seen, strict=True)]
-
-
-def _dice(predicted: np.ndarray, reference: np.ndarray) -> float:
-    size = int(predicted.sum()) + int(reference.sum())
-    return 2 * int((predicted & reference).sum()) / size if size else float("nan")
