@@ -82,7 +82,7 @@ def _intensities(array: np.ndarray, plan: Plan) -> Iterator[str]:
         if darkest == brightest:
             yield f"channel {name} is {darkest:g} everywhere"
         elif scheme["scheme"] in ABSOLUTE and known:
-            flat = channel.reshape(-1)
+            flat = channel.ravel(order="K")
             low, high = np.percentile(flat[:: max(1, flat.size // SAMPLES)], (0.5, 99.5))
             yield from (f"channel {name}: {text}" for text in _off_scale(darkest, low, high, brightest, known))
 

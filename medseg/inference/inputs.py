@@ -54,7 +54,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     source = Path(source).expanduser()
     if not source.exists():
         raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
-    if source.suffix.lower() == ".csv":
+    if source.is_file() and source.suffix.lower() == ".csv":
         cases = _table(source)
     elif (source / "dataset.json").exists():
         dataset = open_dataset(source)
@@ -62,7 +62,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     elif source.is_file():
         cases = _grouped([source]) if source.name.lower().endswith(KNOWN_ENDINGS) else []
     else:
-        cases = _grouped(image_files(source)) or _dicom_folders(source)
+        cases = _folder(source)
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
@@ -136,6 +136,16 @@ def _volume(array: np.ndarray, spacing: Sequence[float] | None, case: str | None
         raise BadGeometry(f"spacing is {tuple(spacing)} mm (expected numbers above 0)", case=case)
     channels = array if array.ndim > axes else array[None]
     return Volume(channels, Geometry(channels.shape[1:], np.diag([*spacing, *[1.0] * (4 - axes)])))
+
+
+def _folder(root: Path) -> list[Case]:
+    files = image_files(root)
+    if not files:
+        return _dicom_folders(root)
+    if holds_dicom(root):
+        problem = f"holds both image files, as {files[0].name}, and DICOM slices"
+        raise UsageError(problem, path=root, fix="separate them, or list what is meant in a .csv")
+    return _grouped(files)
 
 
 def _grouped(files: Sequence[Path]) -> list[Case]:

@@ -63,7 +63,9 @@ def predict_cases(
     outcomes = predictor.predict_many((case for case, _ in todo), probabilities=probabilities, nan=nan, errors="yield")
     with _bar(len(todo), progress) as bar, ThreadPoolExecutor(1, thread_name_prefix="medseg-write") as writer:
         writing: Future[None] | None = None
-        for (case, paths), outcome in zip(todo, outcomes, strict=True):
+        jobs = iter(todo)
+        for outcome in outcomes:  # zip would hold on to each while the next is made
+            case, paths = next(jobs)
             if writing is not None:
                 writing.result()
             writing = writer.submit(_settle, case, paths, outcome, record)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, UnreadableFile
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
 
@@ -36,7 +35,7 @@ class Record:
         self.path = path
         self.errors: dict[str, MedsegError] = {}
         self.cases: dict[str, dict[str, Any]] = {}
-        self._before: Mapping[str, Any] = read_json(path)["cases"] if path is not None and path.exists() else {}
+        self._before = _read(path) if path is not None and path.exists() else {}
 
     def add(self, case: str, file: Path, outcome: Segmentation | MedsegError) -> None:
         """Take down what became of a case."""
@@ -72,3 +71,10 @@ class Record:
         table.add_section()
         table.add_row("all", *(f"{s:.1f} ({s / max(whole, 1e-9):.0%})" for s in totals), f"{whole:.1f}")
         Console().print(table)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("cases"), dict):
+        raise UnreadableFile("holds no 'cases'", path=path, fix="remove it; it is made again")
+    return dict(found["cases"])

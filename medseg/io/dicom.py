@@ -169,7 +169,7 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
         raise BadGeometry(problem, path=folder, fix="put each series into a folder of its own")
     for one in slices:
         if one.size != first.size or not np.allclose(one.spacing, first.spacing, rtol=1e-3):
-            found, expected = (f"{s.size[0]}x{s.size[1]} pixels of {s.spacing} mm" for s in (one, first))
+            found, expected = ("{}x{} pixels of {:.4g}x{:.4g} mm".format(*s.size, *s.spacing) for s in (one, first))
             raise BadGeometry(f"has {found}, {first.path.name} {expected}", path=one.path, fix="separate them")
         if np.abs(one.directions - first.directions).max() > PARALLEL:
             problem = f"is not parallel to {first.path.name} (a localiser?)"

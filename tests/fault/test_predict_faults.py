@@ -1,0 +1,151 @@
+"""What `predict_cases` says when files, disks and settings are bad: one line, the right code, no half file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.data.dataset import Case
+from medseg.errors import MedsegError, PartialFailure, ResourceError
+from medseg.inference import Predictor, predict_cases
+from medseg.io import atomic
+
+SHAPE = (9, 10, 8)
+
+
+def save(path: Path, array: np.ndarray) -> Case:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return Case(path.name.partition(".")[0], (path,))
+
+
+@pytest.fixture
+def predictor(threshold_predictor: Callable[..., Predictor]) -> Predictor:
+    return threshold_predictor()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Case:
+    return save(tmp_path / "in" / "good.nii.gz", np.random.default_rng(0).random(SHAPE, np.float32))
+
+
+def truncated(path: Path) -> Case:
+    case = save(path / "in" / "bad.nii.gz", np.ones(SHAPE, np.float32))
+    case.images[0].write_bytes(case.images[0].read_bytes()[:-20])
+    return case
+
+
+def no_image(path: Path) -> Case:
+    case = save(path / "in" / "bad.nii", np.ones(SHAPE, np.float32))
+    case.images[0].write_bytes(b"\0" * 400)
+    return case
+
+
+def nan(path: Path) -> Case:
+    array = np.ones(SHAPE, np.float32)
+    array[2, 3, 4] = np.nan
+    return save(path / "in" / "bad.nii.gz", array)
+
+
+def two_channels(path: Path) -> Case:
+    return save(path / "in" / "bad.nii.gz", np.ones((*SHAPE, 2), np.float32))
+
+
+def absent(path: Path) -> Case:
+    return Case("bad", (path / "in" / "bad.nii.gz",))
+
+
+def two_grids(path: Path) -> Case:
+    one, two = (save(path / "in" / f"bad_{n}.nii", np.ones((8, 8, 8 + n), np.float32)) for n in (0, 1))
+    return Case("bad", (*one.images, *two.images))
+
+
+FAULTS = [
+    (truncated, "its gzip stream is truncated"),
+    (no_image, "bad.nii: "),
+    (nan, "1 of 720 voxels are NaN or infinite"),
+    (two_channels, r"3D with 2 channel\(s\) .expected 3D with 1: MR"),
+    (absent, "cannot be read: No such file"),
+    (two_grids, "is on another grid than bad_0.nii"),
+]
+
+
+@pytest.mark.parametrize(("make", "line"), FAULTS, ids=[make.__name__ for make, _ in FAULTS])
+def test_a_bad_case_alone_and_among_others(
+    tmp_path: Path, predictor: Predictor, good: Case, make: Callable[[Path], Case], line: str
+) -> None:
+    bad = make(tmp_path)
+    with pytest.raises(MedsegError, match=line) as alone:
+        predict_cases(predictor, [bad], tmp_path / "alone", progress=False)
+    assert alone.value.exit_code == 3
+    assert "case bad" in str(alone.value)
+    assert "\n" not in str(alone.value)
+    assert list((tmp_path / "alone").iterdir()) == []
+    with pytest.raises(PartialFailure, match="1 of 3 cases failed: bad: ") as among:
+        predict_cases(predictor, [good, bad, Case("again", good.images)], tmp_path / "out", progress=False)
+    assert among.value.exit_code == 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "again.nii.gz"}
+
+
+def test_nan_as_zero_is_said(tmp_path: Path, predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    file = predict_cases(predictor, [nan(tmp_path)], tmp_path / "out", nan="zero", progress=False)[0]
+    assert "bad.nii.gz: 1 NaN or infinite voxels were set to 0" in caplog.text
+    labels = np.asarray(nib.load(file).dataobj)
+    assert labels[2, 3, 4] == 0
+    assert labels.sum() == np.prod(SHAPE) - 1
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, predictor: Predictor, good: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(predictor, "predict_many", lambda *_, **__: pytest.fail("work began"))
+    for output in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/medseg")):
+        with pytest.raises(ResourceError, match="cannot be written") as error:
+            predict_cases(predictor, [good], output, progress=False)
+        assert error.value.exit_code == 4
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of a case named ``large`` can be synced: the moment at which many file systems say that they are full."""
+    real = atomic.sync
+
+    def sync(path: Path) -> None:
+        if "large" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path)
+
+    monkeypatch.setattr(atomic, "sync", sync)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_leaves_no_partial_file_and_the_old_one(tmp_path: Path, predictor: Predictor, good: Case) -> None:
+    large, out = Case("large", good.images), tmp_path / "out"
+    out.mkdir()
+    (out / "large.nii.gz").write_bytes(b"old")
+    with pytest.raises(PartialFailure, match="large: cannot be written: No space left on device"):
+        predict_cases(predictor, [large, good], out, progress=False)
+    assert {path.name for path in out.iterdir()} == {"large.nii.gz", "good.nii.gz"}
+    assert (out / "large.nii.gz").read_bytes() == b"old"
+    with pytest.raises(ResourceError) as error:
+        predict_cases(predictor, [large], tmp_path / "new", probabilities=True, progress=False)
+    assert error.value.exit_code == 4
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_dicom_seg_without_its_package_is_told_per_case(
+    tmp_path: Path, predictor: Predictor, write_series: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16))
+    monkeypatch.setitem(__import__("sys").modules, "highdicom", None)
+    with pytest.raises(MedsegError, match=r'pip install "medseg\[dicom\]"') as error:
+        predict_cases(predictor, [Case("ct", (tmp_path / "ct",))], tmp_path / "out", dicom_seg=True, progress=False)
+    assert error.value.exit_code == 2
+    assert list((tmp_path / "out").iterdir()) == []
