@@ -41,12 +41,15 @@ class Member:
         """
         axes = self.plan.mirror_axes if mirror else ()
         flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
-        total = torch.zeros(())
+        total: Tensor | None = None
         for flip in flips:
             dims = [2 + axis for axis in flip]
             predicted = self.profile.run(self.network, batch.flip(dims) if dims else batch)
-            total = total + (predicted.flip(dims)[:, self._swapped(flip)] if dims else predicted)
-        return total / len(flips)
+            if dims:
+                predicted = predicted.flip(dims)[:, self._swapped(flip)]
+            total = predicted if total is None else total.add_(predicted)
+        assert total is not None
+        return total.div_(len(flips)) if len(flips) > 1 else total
 
     def activation_bytes(self, batch: int) -> int:
         """Most bytes of activations alive while the network looks at so many windows."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FLOAT = 4
 BLOCK_COPIES = 4  # planes that wait, resized planes, their blend, what is decoded
+LIBRARIES = 128 * 2**20  # code loaded on first use, and what convolutions hold beside their tensors; measured
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def predict_need(
         image=image * (2 * prod(grid.shape) + sum(map(prod, prepared))),
         logits=sum(slab_bytes(channels, s, m.plan.patch_size, axis) for m, s in zip(members, prepared, strict=True)),
         blocks=BLOCK_COPIES * block * len(members),
-        network=max(member.activation_bytes(window_batch) for member in members),
+        network=LIBRARIES + max(member.activation_bytes(window_batch) for member in members),
         output=prod(grid.shape) * (2 + 2 * FLOAT * channels * probabilities),
     )
 

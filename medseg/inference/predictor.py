@@ -31,7 +31,7 @@ from medseg.io import Geometry, from_canonical
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 64 * 2**20  # of probabilities that are decoded at a time
+BLOCK_BYTES = 16 * 2**20  # of probabilities that are decoded at a time
 
 
 class Predictor:
@@ -264,7 +264,7 @@ class Predictor:
             axis=axis,
             overlap=self.overlap,
             window_batch=self.window_batch,
-            most=_most(member, array.shape[1:], axis),
+            most=max(1, BLOCK_BYTES // (4 * member.target.out_channels * int(np.prod(whole)))),
             spill=spill,
         )
         shape = (done.cropped_shape[axis], *(b - a for a, b in rest))
@@ -286,11 +286,6 @@ class Predictor:
 def _blocks(count: int, plane_bytes: int) -> list[tuple[int, int]]:
     height = max(1, BLOCK_BYTES // plane_bytes)
     return [(start, min(start + height, count)) for start in range(0, count, height)]
-
-
-def _most(member: Member, shape: Sequence[int], axis: int) -> int:
-    plane = 4 * member.target.out_channels * int(np.prod([n for a, n in enumerate(shape) if a != axis]))
-    return max(1, BLOCK_BYTES // plane)
 
 
 def _check_same_target(members: Sequence[Member]) -> None:

@@ -26,18 +26,14 @@ def restore_planes(
         (stop - start, K, *shape[1:]) for each block.
     """
     lower, upper, share = linear_taps(count, shape[0])
-    iterator, held, first = iter(slabs), None, 0
+    arriving = (resize_planes(slab, shape[1:]) for slab in slabs)
+    held, first = next(arriving), 0
     for start, stop in blocks:
         low, high = int(lower[start]), int(upper[stop - 1])
-        while held is None or first + len(held) <= high:
-            slab = next(iterator)
-            if held is None:
-                held = slab
-            else:
-                done = min(low - first, len(held))
-                held, first = torch.cat([held[done:], slab]), first + done
-        planes = resize_planes(held[low - first : high + 1 - first], shape[1:])
-        yield _blend(planes, lower[start:stop] - low, upper[start:stop] - low, share[start:stop])
+        while first + len(held) <= high:
+            done = min(low - first, len(held))
+            held, first = torch.cat([held[done:], next(arriving)]), first + done
+        yield _blend(held, lower[start:stop] - first, upper[start:stop] - first, share[start:stop])
 
 
 def linear_taps(count: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,6 +54,5 @@ def resize_planes(planes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _blend(planes: Tensor, lower: Tensor, upper: Tensor, share: Tensor) -> Tensor:
-    if not share.any():
-        return planes[lower]
-    return torch.lerp(planes[lower], planes[upper], share.view(-1, *[1] * (planes.ndim - 1)))
+    blended = planes[lower]
+    return blended.lerp_(planes[upper], share.view(-1, *[1] * (planes.ndim - 1))) if share.any() else blended

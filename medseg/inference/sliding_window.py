@@ -73,9 +73,8 @@ def stream_planes(
             else:
                 windows.append((rest, patch))
         for chunk in _chunks(windows, window_batch):
-            logits = network(torch.stack([patch for _, patch in chunk]))
-            for (rest, _), patch in zip(chunk, logits, strict=True):
-                slab.add(first, rest, patch.movedim(1 + axis, 0))
+            # Within one call: a name here would keep these logits alive while the next ones are computed.
+            slab.add_all(first, [rest for rest, _ in chunk], network(torch.stack([patch for _, patch in chunk])))
         for a in range(max(first, wanted.start), min(end, wanted.stop), most or end):
             yield slab.take(a, min(a + (most or end), end, wanted.stop))[(slice(None), slice(None), *keep)]
         slab.clear(first, end)
@@ -85,10 +84,15 @@ class _Slab:
     """Sums of logits and of weights for one window's depth of planes: a ring, plane p lies at p modulo the depth."""
 
     def __init__(self, patch_size: Sequence[int], axis: int, rest: tuple[int, ...], spill: Path | None) -> None:
-        self.depth, self.rest, self.spill = patch_size[axis], rest, spill
+        self.axis, self.depth, self.rest, self.spill = axis, patch_size[axis], rest, spill
         self.weight = importance(tuple(patch_size)).movedim(axis, 0).unsqueeze(1)
         self.weights = torch.zeros(self.depth, 1, *rest)
         self.logits: Tensor | None = None
+
+    def add_all(self, first: int, rests: Sequence[Window], logits: Tensor) -> None:
+        """Add windows (B, K, *patch_size) whose planes begin at ``first``."""
+        for rest, patch in zip(rests, logits, strict=True):
+            self.add(first, rest, patch.movedim(1 + self.axis, 0))
 
     def add(self, first: int, rest: Window, patch: Tensor) -> None:
         """Add a window whose planes begin at ``first``; patch: (depth, K, *R), or (1, K, 1, ...) for a constant."""
