@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Prepare(Protocol[Item]):
 
 def overlapped(
     prepare: Prepare[Item], segment: Callable[[PreparedCase], Result], sources: Iterable[Item], max_ram: int | None
-) -> Iterator[Result | MedsegError]:
+) -> Generator[Result | MedsegError]:
     """``segment(prepare(source))`` of every source in order, the next ``prepare`` running beside ``segment``.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,8 @@ def predict_cases(
         if overwrite or not all(path.exists() for path in paths.values())
     ]
     outcomes = predictor.predict_many((case for case, _ in todo), probabilities=probabilities, nan=nan, errors="yield")
-    with _bar(len(todo), progress) as bar, ThreadPoolExecutor(1, thread_name_prefix="medseg-write") as writer:
+    # Closed at once if anything is raised here, else its reader would wait for a turn that never comes.
+    with closing(outcomes), _bar(len(todo), progress) as bar, ThreadPoolExecutor(1, "medseg-write") as writer:
         writing: Future[None] | None = None
         jobs = iter(todo)
         for outcome in outcomes:  # zip would hold on to each while the next is made

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -139,7 +140,7 @@ class Predictor:
         probabilities: bool = False,
         nan: Literal["refuse", "zero"] = "refuse",
         errors: Literal["raise", "yield"] = "raise",
-    ) -> Iterator[Segmentation | MedsegError]:
+    ) -> Generator[Segmentation | MedsegError]:
         """Segment cases one after the other; the next one is read and preprocessed while the network works.
 
         At most one case is read ahead, and only while both fit into memory.
@@ -155,10 +156,11 @@ class Predictor:
             Segmentations in the order of the sources; their ``memory["measured"]`` is None, as cases overlap.
         """
         prepare = partial(self.prepare, spacing=spacing, probabilities=probabilities, nan=nan)
-        for outcome in overlapped(prepare, self.segment, sources, self.max_ram):
-            if isinstance(outcome, MedsegError) and errors == "raise":
-                raise outcome
-            yield outcome
+        with closing(overlapped(prepare, self.segment, sources, self.max_ram)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, MedsegError) and errors == "raise":
+                    raise outcome
+                yield outcome
 
     def prepare(
         self,

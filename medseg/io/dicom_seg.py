@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.errors import BadGeometry, UsageError
+from medseg.errors import BadGeometry, InputRefused, UsageError
 from medseg.io.atomic import atomic_path
 from medseg.io.volume import Geometry
 
@@ -31,6 +31,7 @@ def write_dicom_seg(
     Raises:
         UsageError: highdicom is not installed, or the labels do not come from DICOM slices.
         BadGeometry: the shape is not that of ``geometry``.
+        InputRefused: the slices lack what a DICOM-SEG must say of them.
         ResourceError: it cannot be written; the old file is intact.
     """
     try:
@@ -54,19 +55,23 @@ def write_dicom_seg(
         highdicom.seg.SegmentDescription(number, name, structure, structure, "AUTOMATIC", algorithm)
         for number, (_, name) in enumerate(classes, start=1)
     ]
-    segmentation = highdicom.seg.Segmentation(
-        source_images=[pydicom.dcmread(file, stop_before_pixels=True) for file in geometry.source["files"]],
-        pixel_array=np.ascontiguousarray(numbers[labels].T),  # (slices, rows, columns)
-        segmentation_type="BINARY",
-        segment_descriptions=described,
-        series_instance_uid=highdicom.UID(),
-        series_number=100,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="medseg",
-        manufacturer_model_name=model,
-        software_versions=version,
-        device_serial_number="0",
-    )
+    try:
+        segmentation = highdicom.seg.Segmentation(
+            source_images=[pydicom.dcmread(file, stop_before_pixels=True) for file in geometry.source["files"]],
+            pixel_array=np.ascontiguousarray(numbers[labels].T),  # (slices, rows, columns)
+            segmentation_type="BINARY",
+            segment_descriptions=described,
+            series_instance_uid=highdicom.UID(),
+            series_number=100,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="medseg",
+            manufacturer_model_name=model,
+            software_versions=version,
+            device_serial_number="0",
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"the headers of its slices do not allow a DICOM-SEG: {error}"
+        raise InputRefused(problem, path=path, fix="export the slices again, or leave dicom_seg out") from error
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)

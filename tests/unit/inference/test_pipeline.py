@@ -105,7 +105,7 @@ def test_sources_are_taken_one_by_one() -> None:
     outcomes = overlapped(stage.prepare, stage.segment, sources(), None)
     assert next(outcomes) == 0
     assert taken == [0, 1]
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
 
 
 @pytest.mark.parametrize("sources", [[-1, 1, 2], [0, -1, 2], [0, 1, -2], [-1], []])
@@ -122,6 +122,19 @@ def test_our_own_bugs_are_not_swallowed() -> None:
 
     with pytest.raises(ZeroDivisionError):
         list(overlapped(Stage().prepare, broken, range(3), None))
+
+
+def test_a_bug_while_writing_ends_the_run_though_the_reader_waits(
+    tmp_path: Path, threshold_predictor: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nib.save(nib.Nifti1Image(images()[0], np.eye(4)), tmp_path / "a.nii.gz")
+    monkeypatch.setattr("medseg.inference.pipeline.free_room", lambda _: 0)  # no case is read beside another
+    monkeypatch.setattr("medseg.inference.segmentation.write_labels", lambda *_: 1 / 0)
+    cases = [Case(name, (tmp_path / "a.nii.gz",)) for name in "abcd"]
+    with pytest.raises(ZeroDivisionError) as error:
+        predict_cases(threshold_predictor(), cases, tmp_path / "out", progress=False)
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith("medseg")]
+    assert (readers, error.traceback is None) == ([], False)
 
 
 def test_many_equal_one_by_one() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.errors import BadGeometry, UsageError
+from medseg.errors import BadGeometry, InputRefused, UsageError
 from medseg.io import Geometry, read_geometry, write_dicom_seg
 
 NAMES = {"background": 0, "liver": 3, "tumour": 7}
@@ -46,10 +46,18 @@ def test_nothing_found_is_a_file_too(tmp_path: Path, series: Geometry) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path, series: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pydicom
+
     with pytest.raises(UsageError, match="needs DICOM slices"):
         write_dicom_seg(tmp_path / "a.dcm", np.zeros((2, 2, 2), np.uint8), Geometry((2, 2, 2), np.eye(4)), NAMES)
     with pytest.raises(BadGeometry, match="do not fit the slices"):
         write_dicom_seg(tmp_path / "a.dcm", np.zeros((2, 2, 2), np.uint8), series, NAMES)
+    for path in (tmp_path / "s").iterdir():
+        ds = pydicom.dcmread(path)
+        del ds.FrameOfReferenceUID
+        ds.save_as(path)
+    with pytest.raises(InputRefused, match=r"do not allow a DICOM-SEG: .*Frame Of Reference UID"):
+        write_dicom_seg(tmp_path / "a.dcm", np.zeros(series.shape, np.uint8), series, NAMES)
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(UsageError, match=r'pip install "medseg\[dicom\]"'):
         write_dicom_seg(tmp_path / "a.dcm", np.zeros(series.shape, np.uint8), series, NAMES)
