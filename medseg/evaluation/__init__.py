@@ -4,6 +4,7 @@ from medseg.evaluation.arrays import evaluate_arrays
 from medseg.evaluation.command import evaluate_command, evaluate_folders
 from medseg.evaluation.evaluator import Evaluator
 from medseg.evaluation.folders import CaseFiles, pair_folders
+from medseg.evaluation.landmarks import evaluate_landmarks
 from medseg.evaluation.metrics import METRICS, Metric
 from medseg.evaluation.report import Report
 
@@ -16,5 +17,6 @@ __all__ = [
     "evaluate_arrays",
     "evaluate_command",
     "evaluate_folders",
+    "evaluate_landmarks",
     "pair_folders",
 ]

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
 from medseg.evaluation.case import CaseResult, Outcome
+from medseg.evaluation.metrics import CountMetric, Metric
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Voxels of a class, summed over cases."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @property
+    def n_ref(self) -> int:
+        """Voxels of the class in the references."""
+        return self.tp + self.fn
+
+    @property
+    def n_pred(self) -> int:
+        """Voxels of the class in the predictions."""
+        return self.tp + self.fp
+
 
 PENALISED: tuple[Outcome, ...] = ("missed", "false_positive", "missing")
 
@@ -24,6 +47,32 @@ def aggregate(results: Sequence[CaseResult], classes: Iterable[str], metrics: It
     """
     names = tuple(metrics)
     return {name: _summarise(results, name, names) for name in classes}
+
+
+def pool(
+    results: Sequence[CaseResult], classes: Iterable[str], metrics: Mapping[str, Metric]
+) -> dict[str, dict[str, float | None]]:
+    """Metrics of voxel counts over all cases together (micro average), as skin-lesion papers report them.
+
+    Large structures and large images weigh more than in the mean over cases; a missing prediction is all misses.
+
+    Returns:
+        By class and metric; None for a class without a voxel in any case.
+    """
+    counted = {name: metric for name, metric in metrics.items() if isinstance(metric, CountMetric)}
+    pooled = {}
+    for name in classes:
+        sums = Counts(*(sum(int(r.scores[name][key] or 0) for r in results) for key in ("tp", "fp", "fn", "tn")))
+        pooled[name] = {key: _of(metric, sums) for key, metric in counted.items()}
+    return pooled
+
+
+def _of(metric: CountMetric, counts: Counts) -> float | None:
+    """Precision of nothing predicted, recall of nothing there: no number, whatever the rule for single cases."""
+    try:
+        return metric.of_counts(counts)
+    except ZeroDivisionError:
+        return None
 
 
 def foreground_mean(aggregates: Mapping[str, Any], metric: str) -> float | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medseg.errors import MedsegError, ResourceError, UsageError, nearest
 from medseg.evaluation.arrays import Labels, Tolerance, as_classes, as_tolerances, build_metrics, checked_surface
@@ -42,6 +42,7 @@ class Evaluator:
         surface: definition of the boundary, "surfel" or "voxel".
         ignore_label: reference value whose voxels are not counted.
         known: further values that label maps may hold without being evaluated; anything else is refused.
+        empty: what empty masks score, see `medseg.evaluation.metrics.empty_rule`.
         resample: "nearest" brings a prediction on another grid onto the reference's; None refuses it.
         on_error: "stop" at the first case that is refused, or "skip" it and list it in the report.
         workers: processes; None decides by the size of the job.
@@ -57,6 +58,7 @@ class Evaluator:
     surface: Surface = "surfel"
     ignore_label: int | None = None
     known: frozenset[int] = frozenset()
+    empty: Mapping[str, Any] | None = None
     resample: Resample | None = None
     on_error: OnError = "stop"
     workers: int | None = None
@@ -125,7 +127,7 @@ class Evaluator:
         ignored = {self.ignore_label} if self.ignore_label is not None else set()
         return Settings(
             classes=classes,
-            metrics=build_metrics(tuple(dict.fromkeys((*self.metrics, *COUNTS)))),
+            metrics=build_metrics(tuple(dict.fromkeys((*self.metrics, *COUNTS))), self.empty),
             tolerances=as_tolerances(tolerance, classes),
             surface=checked_surface(self.surface),
             ignore_label=self.ignore_label,

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.evaluation.aggregate import aggregate, foreground_mean
+from medseg.evaluation.aggregate import aggregate, foreground_mean, pool
 from medseg.evaluation.case import CaseResult, Settings
 from medseg.evaluation.overlap import COUNTS
 from medseg.evaluation.summary import BOUNDARIES, RULES, definitions, to_csv, to_summary
@@ -49,6 +49,11 @@ class Report:
     def aggregates(self) -> dict[str, Any]:
         """By class, as `aggregate` gives it."""
         return aggregate(self.results, self.settings.classes, self.settings.metrics)
+
+    @cached_property
+    def pooled(self) -> dict[str, dict[str, float | None]]:
+        """By class, metrics of all cases' voxels together, as `pool` gives them."""
+        return pool(self.results, self.settings.classes, self.settings.metrics)
 
     @property
     def missing(self) -> list[str]:
