@@ -103,22 +103,27 @@ def _build(name: str) -> Metric:
 
 
 def as_shares(
-    probabilities: Probabilities, classes: Mapping[Any, tuple[int, ...]]
+    probabilities: Probabilities, classes: Mapping[Any, tuple[int, ...]], values: Sequence[int] | None = None
 ) -> dict[tuple[int, ...], np.ndarray]:
     """Probabilities (*S) by the label values of their class; those of a region are summed.
 
+    Args:
+        probabilities: key of a class -> (*S), or (K, *S).
+        classes: key -> label values.
+        values: label value of every channel of an array; None: 0 and those of the classes, ascending.
+
     Raises:
-        UsageError: a class without probabilities.
+        UsageError: a class without probabilities, or another number of channels.
     """
     if isinstance(probabilities, Mapping):
         for key in classes:
             if key not in probabilities:
                 raise UsageError(f"probabilities has none for class '{key}'")
-        return {values: np.asarray(probabilities[key]) for key, values in classes.items()}
-    order = [0, *sorted({value for values in classes.values() for value in values})]
+        return {group: np.asarray(probabilities[key]) for key, group in classes.items()}
+    order = list(values or [0, *sorted({value for group in classes.values() for value in group})])
     if len(probabilities) != len(order):
         raise UsageError(f"probabilities has {len(probabilities)} channels (expected {len(order)}, of labels {order})")
-    return {values: sum(probabilities[order.index(value)] for value in values) for values in classes.values()}
+    return {group: sum(probabilities[order.index(value)] for value in group) for group in classes.values()}
 
 
 def as_classes(labels: Labels) -> dict[Any, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -59,10 +60,16 @@ def bootstrap_interval(
     sums, counts = np.bincount(units, numbers[kept]), np.bincount(units)
     if len(sums) < 2:
         return None
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples)
+    drawn = _draws(len(sums), resamples, seed)
     means = (drawn @ sums) / (drawn @ counts)
     low, high = np.quantile(means, _levels(means, sums, counts, confidence))
     return Interval(float(low), float(high), confidence, int(kept.sum()), len(sums))
+
+
+@lru_cache(maxsize=4)
+def _draws(units: int, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, units) float64: how often each unit is drawn. All metrics and classes of a test set share them."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples).astype(float)
 
 
 def _codes(clusters: Sequence[Hashable]) -> np.ndarray:

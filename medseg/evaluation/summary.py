@@ -58,6 +58,10 @@ def to_summary(report: Report) -> dict[str, Any]:
             values[name]: {keys[key]: value for key, value in entry.items()} for name, entry in report.pooled.items()
         },
         "aggregates": {values[name]: _with_keys(entry, keys) for name, entry in report.aggregates.items()},
+        "strata": {
+            group: {values[name]: _with_keys(entry, keys) for name, entry in aggregates.items()}
+            for group, aggregates in report.aggregates_by_stratum.items()
+        },
         **_how(report, values),
     }
 
@@ -103,6 +107,11 @@ def _how(report: Report, values: Mapping[str, str]) -> dict[str, Any]:
         "resample": report.settings.resample,
         "empty": {keys: dict(metric.empty) for keys, metric in _scores(report).items()},
         "definitions": {**definitions(report), "boundary": BOUNDARIES[report.settings.surface], **RULES},
+        "intervals": {
+            "method": "BCa bootstrap",
+            "confidence": report.confidence,
+            "clusters": None if report.clusters is None else len(set(report.clusters.values())),
+        },
         "missing": report.missing,
         "skipped": [{"case": case.id, "problem": case.problem} for case in report.skipped],
         "extra_predictions": [str(path) for path in report.extra],
