@@ -56,7 +56,10 @@ def draw_error_against_volume(report: Report) -> bytes | None:
                 *zip(*shown, strict=True), s=20, marker=marker, color=f"C{position % 10}", alpha=0.7, label=name
             )
     chosen = report.settings.metrics[metric]
-    axes.set_xscale("log")
+    volumes = [v for r in report.results for scores in r.scores.values() if (v := scores[VOLUME])]
+    if volumes and max(volumes) > 10 * min(volumes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("volume of the reference (ml)")
     axes.set_ylabel(f"{chosen.key} ({chosen.unit})" if chosen.unit else chosen.key)
     axes.grid(color="#e5e7eb", linewidth=0.8)

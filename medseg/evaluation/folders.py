@@ -11,6 +11,7 @@ from medseg.data.label_names import LabelTable, parse_labels
 from medseg.errors import BadDataset, InputRefused
 from medseg.io import KNOWN_ENDINGS, file_ending, read_json
 
+OVERLAY = "overlay.png"  # of a report in the same folder
 PROBABILITIES = "_probabilities"
 BESIDE = (PROBABILITIES, "_entropy", "_mutual_information")  # what medseg predict writes beside a segmentation
 
@@ -89,7 +90,7 @@ def label_files(folder: str | Path) -> dict[str, Path]:
         raise BadDataset("there is no such folder", path=folder, fix="check the path")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(KNOWN_ENDINGS):
+        if path.name.startswith(".") or path.name == OVERLAY or not path.name.lower().endswith(KNOWN_ENDINGS):
             continue
         name = path.name[: -len(file_ending(path))]
         if name.endswith(BESIDE):

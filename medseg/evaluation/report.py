@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.evaluation.aggregate import aggregate, foreground_mean, pool
 from medseg.evaluation.case import CaseResult, Settings
+from medseg.evaluation.folders import OVERLAY
 from medseg.evaluation.intervals import CONFIDENCE
 from medseg.evaluation.page import to_html
 from medseg.evaluation.summary import to_csv, to_summary
@@ -148,7 +149,7 @@ class Report:
         write_text(folder / "report.md", to_markdown(self))
         write_text(folder / "table.tex", to_latex(self))
         shown = choose_views(self)
-        with atomic_path(folder / "overlay.png") as temporary:
+        with atomic_path(folder / OVERLAY) as temporary:
             temporary.write_bytes(draw_overlays(self, shown))
         write_text(folder / "report.html", to_html(self, shown))
         return folder / "report.html"
