@@ -15,13 +15,16 @@ PATHS = (
     "output",
     "predictions",
     "references",
+    "a",
+    "b",
+    "metadata",
     "run_dir",
     "cache_dir",
     "data.path",
     "data.split_file",
     "plan.file",
 )
-VERBS = ("check", "prepare", "train", "predict", "evaluate", "models")
+VERBS = ("check", "prepare", "train", "predict", "evaluate", "compare", "models")
 
 
 def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:

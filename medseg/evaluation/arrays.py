@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from math import isfinite
 from typing import Any, TypeVar
@@ -10,13 +11,14 @@ import numpy as np
 
 from medseg.errors import UsageError, nearest
 from medseg.evaluation.boundary import SURFACES, Surface
-from medseg.evaluation.metrics import METRICS, Metric
+from medseg.evaluation.metrics import METRICS, PARAMETERS, Metric, empty_rule
 from medseg.evaluation.pair import ClassPair, LabelPair
 
 Key = TypeVar("Key", bound=Hashable)
 Labels = Sequence[int] | Mapping[Any, "int | Sequence[int]"]
 Tolerance = float | Mapping[Any, float]
 Scores = dict[str, float | None]
+Probabilities = Mapping[Any, np.ndarray] | np.ndarray
 DEFAULT_METRICS = ("dice", "iou", "hausdorff_distance_95", "nsd")
 
 
@@ -30,6 +32,8 @@ def evaluate_arrays(
     tolerance: Tolerance = 1.0,
     surface: Surface = "surfel",
     ignore_label: int | None = None,
+    empty: Mapping[str, Any] | None = None,
+    probabilities: Probabilities | None = None,
 ) -> dict[Any, Scores]:
     """Compare two label maps class by class.
 
@@ -39,23 +43,30 @@ def evaluate_arrays(
         spacing: mm along each axis.
         labels: label values; or name -> value, or name -> several values for a region. In a mapping the background
             (0) is left out. Other values count as background.
-        metrics: names from `METRICS`.
+        metrics: names from `METRICS`; also ``hausdorff_distance_NN`` for any percentile, and instance metrics with
+            another IoU than 50 %, as ``lesion_f1_10``.
         tolerance: mm for "nsd"; one number, or one for each key of ``labels``.
         surface: "surfel" (area-weighted, as surface-distance) or "voxel" (as MONAI).
         ignore_label: reference value whose voxels are not counted.
+        empty: what empty masks score, see `medseg.evaluation.metrics.empty_rule`, e.g. ``{"both_empty": "best"}``.
+        probabilities: for calibration: key of ``labels`` -> (*S), or (K, *S) with the background first and then the
+            label values in ascending order; 0 to 1.
 
     Returns:
         ``{label: {metric: value}}`` with the keys of ``labels``. A class in neither map has None; a class in only one
-        has the metric's worst value (0; for distances the image's diagonal in mm).
+        has the metric's worst value (0; for distances the image's diagonal in mm), unless ``empty`` says otherwise.
 
     Raises:
         BadGeometry: shapes or spacing that do not fit.
-        BadLabels: values that are not integers >= 0.
-        UsageError: an unknown metric, surface or tolerance.
+        BadLabels: values that are not integers >= 0, or probabilities outside of 0 to 1.
+        UsageError: an unknown metric, surface, tolerance or rule.
     """
     classes = as_classes(labels)
-    built, tolerances = build_metrics(metrics), as_tolerances(tolerance, classes)
-    pair = LabelPair(np.asarray(prediction), np.asarray(reference), spacing=spacing, ignore_label=ignore_label)
+    built, tolerances = build_metrics(metrics, empty), as_tolerances(tolerance, classes)
+    shares = None if probabilities is None else as_shares(probabilities, classes)
+    pair = LabelPair(
+        np.asarray(prediction), np.asarray(reference), spacing=spacing, ignore_label=ignore_label, probabilities=shares
+    )
     return {
         key: score_class(pair.of(values, tolerance=tolerances[key], surface=checked_surface(surface)), built)
         for key, values in classes.items()
@@ -67,9 +78,52 @@ def score_class(pair: ClassPair, metrics: Mapping[str, Metric]) -> Scores:
     return {name: metric.score(pair) for name, metric in metrics.items()}
 
 
-def build_metrics(names: Sequence[str]) -> dict[str, Metric]:
-    """The metrics of these names. Raises UsageError with the nearest known name."""
-    return {name: METRICS.build(name) for name in names}
+def build_metrics(names: Sequence[str], empty: Mapping[str, Any] | None = None) -> dict[str, Metric]:
+    """The metrics of these names, with their rules for empty masks.
+
+    A number at the end of a name is the metric's parameter, a percentage: ``hausdorff_distance_99``.
+
+    Raises:
+        UsageError: an unknown name (with the nearest known one), parameter or rule.
+    """
+    built = {name: _build(name) for name in names}
+    for key in empty or {}:
+        if isinstance((empty or {})[key], Mapping) and key not in built:
+            raise UsageError(f"empty names the metric '{key}': {nearest(key, built)}")
+    for name, metric in built.items():
+        metric.empty = empty_rule(empty, name)
+    return built
+
+
+def _build(name: str) -> Metric:
+    base, _, number = name.rpartition("_")
+    if name not in METRICS.names() and base in PARAMETERS and re.fullmatch(r"\d+(\.\d+)?", number):
+        return PARAMETERS[base](float(number))
+    return METRICS.build(name)
+
+
+def as_shares(
+    probabilities: Probabilities, classes: Mapping[Any, tuple[int, ...]], values: Sequence[int] | None = None
+) -> dict[tuple[int, ...], np.ndarray]:
+    """Probabilities (*S) by the label values of their class; those of a region are summed.
+
+    Args:
+        probabilities: key of a class -> (*S), or (K, *S).
+        classes: key -> label values.
+        values: label value of every channel of an array; None: 0 and those of the classes, ascending.
+
+    Raises:
+        UsageError: a class without probabilities, or another number of channels.
+    """
+    if isinstance(probabilities, Mapping):
+        for key in classes:
+            if key not in probabilities:
+                raise UsageError(f"probabilities has none for class '{key}'")
+        return {group: np.asarray(probabilities[key]) for key, group in classes.items()}
+    order = list(values or [0, *sorted({value for group in classes.values() for value in group})])
+    if len(probabilities) != len(order):
+        raise UsageError(f"probabilities has {len(probabilities)} channels (expected {len(order)}, of labels {order})")
+    return {group: sum(probabilities[order.index(value)] for value in group) for group in classes.values()}
 
 
 def as_classes(labels: Labels) -> dict[Any, tuple[int, ...]]:

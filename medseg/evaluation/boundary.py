@@ -51,6 +51,13 @@ class SurfaceDistances:
         distances, sizes = self._pooled()
         return float(np.average(distances, weights=sizes))
 
+    def average_directed(self) -> tuple[float, float]:
+        """Mean distance in mm from the prediction's boundary to the reference's, and the other way round."""
+        return (
+            float(np.average(self.to_reference, weights=self.prediction_sizes)),
+            float(np.average(self.to_prediction, weights=self.reference_sizes)),
+        )
+
     def within(self, tolerance: float) -> float:
         """Share (0 to 1) of both boundaries that lies within ``tolerance`` mm of the other boundary."""
         distances, sizes = self._pooled()

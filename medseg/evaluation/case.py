@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from medseg.errors import BadGeometry, BadLabels
-from medseg.evaluation.arrays import Scores, score_class
+from medseg.evaluation.arrays import Scores, as_shares, score_class
 from medseg.evaluation.boundary import Surface
+from medseg.evaluation.calibration import CalibrationMetric
 from medseg.evaluation.folders import CaseFiles
 from medseg.evaluation.metrics import Metric
 from medseg.evaluation.pair import ClassPair, LabelPair
-from medseg.io import Geometry, Volume, read_labels
+from medseg.io import Geometry, Volume, read_labels, read_volume
 
 Resample = Literal["nearest"]
 Outcome = Literal["scored", "missed", "false_positive", "empty", "missing"]
@@ -32,6 +33,8 @@ class Settings:
         ignore_label: reference value whose voxels are not counted.
         known: values that a label map may hold.
         resample: bring a prediction on another grid onto the reference's; None refuses it.
+        relabel: label value of a prediction -> the value that it is taken for.
+        relabel_references: likewise of a reference.
     """
 
     classes: Mapping[str, tuple[int, ...]]
@@ -41,6 +44,8 @@ class Settings:
     ignore_label: int | None
     known: frozenset[int]
     resample: Resample | None = None
+    relabel: Mapping[int, int] = field(default_factory=dict)
+    relabel_references: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,15 @@ def evaluate_case(files: CaseFiles, settings: Settings) -> CaseResult:
         BadLabels: values that are no integers or not known.
         UnreadableFile: a file is damaged.
     """
-    reference = read_labels(files.reference, case=files.id)
+    reference = relabelled(read_labels(files.reference, case=files.id), settings.relabel_references)
     prediction = _prediction(files, reference, settings)
-    pair = LabelPair(prediction, reference.array[0], spacing=reference.spacing, ignore_label=settings.ignore_label)
+    pair = LabelPair(
+        prediction,
+        reference.array[0],
+        spacing=reference.spacing,
+        ignore_label=settings.ignore_label,
+        probabilities=_probabilities(files, settings),
+    )
     _refuse_unknown(pair, files, settings)
     scores = {}
     for name, values in settings.classes.items():
@@ -108,10 +119,32 @@ def resample_nearest(labels: Volume, onto: Geometry) -> np.ndarray:
     )
 
 
+def relabelled(labels: Volume, values: Mapping[int, int]) -> Volume:
+    """Label map with values exchanged, all at once: {1: 2, 2: 1} swaps two."""
+    if not values:
+        return labels
+    array = labels.array.astype(np.int64)
+    for old, new in values.items():
+        array[labels.array == old] = new
+    return replace(labels, array=array)
+
+
+def _probabilities(files: CaseFiles, settings: Settings) -> dict[tuple[int, ...], np.ndarray] | None:
+    """Probabilities of every class, if a metric needs them and the case has them."""
+    wanted = any(isinstance(metric, CalibrationMetric) for metric in settings.metrics.values())
+    if not wanted or files.probabilities is None:
+        return None
+    channels = read_volume(files.probabilities, case=files.id).array
+    values = sorted(settings.known - {settings.ignore_label})
+    if len(channels) == 1 and len(values) == 2:  # a network with one sigmoid channel
+        channels = np.concatenate([1 - channels, channels])
+    return as_shares(channels, settings.classes, values)
+
+
 def _prediction(files: CaseFiles, reference: Volume, settings: Settings) -> np.ndarray:
     if files.prediction is None:
         return np.zeros_like(reference.array[0])
-    prediction = read_labels(files.prediction, case=files.id)
+    prediction = relabelled(read_labels(files.prediction, case=files.id), settings.relabel)
     difference = reference.geometry.difference(prediction.geometry)
     if difference is None:
         return prediction.array[0]

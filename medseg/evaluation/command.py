@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +13,66 @@ import numpy as np
 from medseg.errors import BadLabels, PartialFailure, UsageError
 from medseg.evaluation.arrays import Labels
 from medseg.evaluation.evaluator import Evaluator
-from medseg.evaluation.folders import CaseFiles, FolderPair, pair_folders
+from medseg.evaluation.folders import CaseFiles, FolderPair
+from medseg.evaluation.inputs import find_pairs, groups_of, metadata_of
+from medseg.evaluation.intervals import CONFIDENCE
 from medseg.evaluation.report import Report
 from medseg.io import read_labels
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = ("labels", "tolerance", "metrics", "surface", "workers", "on_error", "resample")
+SETTINGS = (
+    *("labels", "tolerance", "metrics", "surface", "workers", "on_error", "resample"),
+    *("relabel", "relabel_references", "empty", "metadata", "cluster", "stratify", "confidence"),
+)
 
 
 def evaluate_folders(
     predictions: str | Path,
-    references: str | Path,
+    references: str | Path | None,
     output: str | Path | None = None,
     *,
     labels: Labels | None = None,
+    metadata: str | Path | None = None,
+    cluster: str | None = None,
+    stratify: str | None = None,
+    confidence: float = CONFIDENCE,
     **settings: Any,
 ) -> Report:
-    """Evaluate a folder of predictions, of any tool, against a folder of references or a dataset.
+    """Evaluate predictions, of any tool, against references or a dataset.
 
     Args:
-        predictions: folder of label maps, named like the references.
-        references: folder of label maps, or a dataset folder (labelsTs or labelsTr, by the names of the predictions).
+        predictions: folder of label maps, named like the references; one file; or a CSV table of pairs, see
+            `medseg.evaluation.inputs.pair_table`, then ``references`` is None.
+        references: folder of label maps, or a dataset folder (labelsTs or labelsTr, by the names of the predictions);
+            or one file.
         output: folder for the report; None writes nothing.
         labels: as for `Evaluator`; None takes them from the dataset.json in or above ``references``, and where there
             is none, the values found in the references.
+        metadata: CSV table with a column ``case``; None: the table of pairs, if that is what was given.
+        cluster: its column of what cases belong to, e.g. the patient; intervals are over these.
+        stratify: its column of groups, e.g. the site, which are scored apart too.
+        confidence: of the intervals, between 0 and 1.
         settings: the other arguments of `Evaluator`.
 
     Raises:
         InputRefused: nothing to compare, grids that differ, label values that are not known, unreadable files.
         UsageError: a setting that is not known.
     """
-    report = _evaluate(predictions, references, output, labels, settings)
+    report = _evaluate(predictions, references, labels, metadata, cluster, stratify, confidence, settings)
+    if output is not None:
+        report.save(output)
     for line in report.remarks():
         logger.warning(line)
     return report
 
 
 def evaluate_command(cfg: Mapping[str, Any]) -> int:
-    """Evaluate two folders, print the table and write the report.
+    """Evaluate predictions, print the table and write the report.
 
     Args:
-        cfg: ``predictions`` and ``references`` are folders; ``output`` defaults to ``evaluation`` within the
-            predictions. ``labels``, ``tolerance``, ``metrics``, ``surface``, ``workers``, ``on_error`` and
-            ``resample`` are settings of `Evaluator`; those that are None keep its defaults.
+        cfg: arguments of `evaluate_folders`; those that are None keep its defaults. ``output`` defaults to
+            ``evaluation`` within, or beside, the predictions.
 
     Returns:
         0; or 6 if cases were skipped or have no prediction (all of them are listed in the report).
@@ -63,12 +80,15 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
     Raises:
         MedsegError: as `evaluate_folders`.
     """
-    for key in ("predictions", "references"):
-        if not cfg.get(key):
-            raise UsageError(f"{key} is not set", fix=f"give {key}=FOLDER")
-    output = Path(cfg.get("output") or Path(cfg["predictions"]) / "evaluation")
+    predictions = Path(cfg["predictions"])
+    if cfg.get("references") is None and predictions.suffix.lower() != ".csv":
+        raise UsageError("references is not set", fix="give references=FOLDER, or predictions=PAIRS.csv")
+    output = Path(cfg.get("output") or (predictions if predictions.is_dir() else predictions.parent) / "evaluation")
     settings = {key: cfg[key] for key in SETTINGS if cfg.get(key) is not None}
-    report = _evaluate(cfg["predictions"], cfg["references"], output, settings.pop("labels", None), settings)
+    grouping = {key: settings.pop(key, None) for key in ("labels", "metadata", "cluster", "stratify")}
+    confidence = settings.pop("confidence", CONFIDENCE)
+    report = _evaluate(predictions, cfg.get("references"), **grouping, confidence=confidence, settings=settings)
+    report.save(output)
     report.print()
     print(f"Report: {output / 'report.html'}")
     return PartialFailure.exit_code if report.skipped or report.missing else 0
@@ -76,16 +96,23 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
 
 def _evaluate(
     predictions: str | Path,
-    references: str | Path,
-    output: str | Path | None,
+    references: str | Path | None,
     labels: Labels | None,
+    metadata: str | Path | None,
+    cluster: str | None,
+    stratify: str | None,
+    confidence: float,
     settings: Mapping[str, Any],
 ) -> Report:
-    pair = pair_folders(predictions, references)
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence is {confidence} (must be between 0 and 1)")
+    pair = find_pairs(predictions, references)
+    rows = metadata_of(pair, predictions if references is None else None, metadata)
+    if rows is None and (cluster or stratify):
+        raise UsageError("cluster and stratify are columns of a table", fix="give metadata=FILE.csv")
+    groups = {"clusters": groups_of(pair.cases, rows, cluster), "strata": groups_of(pair.cases, rows, stratify)}
     report = _make_evaluator(pair, labels, settings).evaluate(pair.cases, extra=pair.extra)
-    if output is not None:
-        report.save(output)
-    return report
+    return replace(report, **groups, confidence=confidence)
 
 
 def _make_evaluator(pair: FolderPair, labels: Labels | None, settings: Mapping[str, Any]) -> Evaluator:

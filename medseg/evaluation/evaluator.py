@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medseg.errors import MedsegError, ResourceError, UsageError, nearest
 from medseg.evaluation.arrays import Labels, Tolerance, as_classes, as_tolerances, build_metrics, checked_surface
@@ -42,7 +42,10 @@ class Evaluator:
         surface: definition of the boundary, "surfel" or "voxel".
         ignore_label: reference value whose voxels are not counted.
         known: further values that label maps may hold without being evaluated; anything else is refused.
+        empty: what empty masks score, see `medseg.evaluation.metrics.empty_rule`.
         resample: "nearest" brings a prediction on another grid onto the reference's; None refuses it.
+        relabel: label value of a prediction -> the value that it is taken for, for tools with other labels.
+        relabel_references: likewise of a reference.
         on_error: "stop" at the first case that is refused, or "skip" it and list it in the report.
         workers: processes; None decides by the size of the job.
         progress: show a bar on stderr.
@@ -57,7 +60,10 @@ class Evaluator:
     surface: Surface = "surfel"
     ignore_label: int | None = None
     known: frozenset[int] = frozenset()
+    empty: Mapping[str, Any] | None = None
     resample: Resample | None = None
+    relabel: Mapping[int, int] = field(default_factory=dict)
+    relabel_references: Mapping[int, int] = field(default_factory=dict)
     on_error: OnError = "stop"
     workers: int | None = None
     progress: bool = True
@@ -125,13 +131,26 @@ class Evaluator:
         ignored = {self.ignore_label} if self.ignore_label is not None else set()
         return Settings(
             classes=classes,
-            metrics=build_metrics(tuple(dict.fromkeys((*self.metrics, *COUNTS)))),
+            metrics=build_metrics(tuple(dict.fromkeys((*self.metrics, *COUNTS))), self.empty),
             tolerances=as_tolerances(tolerance, classes),
             surface=checked_surface(self.surface),
             ignore_label=self.ignore_label,
             known=frozenset({0, *values, *self.known, *ignored}),
             resample=self.resample,
+            relabel=as_relabelling(self.relabel),
+            relabel_references=as_relabelling(self.relabel_references),
         )
+
+
+def as_relabelling(values: Mapping[Any, Any]) -> dict[int, int]:
+    """Old -> new label value, from numbers or text. Raises UsageError for anything else."""
+    try:
+        found = {int(old): int(new) for old, new in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        found = {-1: -1}
+    if any(value < 0 for pair in found.items() for value in pair):
+        raise UsageError(f"relabel is {values!r} (expected label values >= 0, as {{3: 1}})")
+    return found
 
 
 def _guarded(case: CaseFiles, settings: Settings) -> CaseResult | MedsegError:

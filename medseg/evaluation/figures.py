@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from medseg.evaluation.report import Report
 
 BLUE, RED, GREY = "#2a6f97", "#c1121f", "#6b7280"
+VOLUME = "reference_volume_ml"
+MARKERS = "osD"
 MOST_CLASSES = 24  # more boxes cannot be told apart; the table has them all
 
 
@@ -29,6 +31,42 @@ def draw_distributions(report: Report) -> bytes:
     figure = Figure(figsize=(width * len(report.headline), 3.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(report.headline), squeeze=False)[0], report.headline, strict=True):
         _draw_metric(axes, report, metric, names)
+    return to_png(figure)
+
+
+def draw_error_against_volume(report: Report) -> bytes | None:
+    """The first headline score of every case against the reference's volume, which shows whether small ones fail.
+
+    Returns:
+        PNG; None if volumes were not measured.
+    """
+    from matplotlib.figure import Figure
+
+    if VOLUME not in report.settings.metrics:
+        return None
+    metric = report.headline[0]
+    figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for position, name in enumerate(list(report.settings.classes)[:MOST_CLASSES]):
+        points = [(r.scores[name][VOLUME], r.scores[name][metric]) for r in report.results]
+        shown = [(x, y) for x, y in points if x and y is not None]
+        if shown:
+            marker = MARKERS[position // 10 % len(MARKERS)]
+            axes.scatter(
+                *zip(*shown, strict=True), s=20, marker=marker, color=f"C{position % 10}", alpha=0.7, label=name
+            )
+    chosen = report.settings.metrics[metric]
+    volumes = [v for r in report.results for scores in r.scores.values() if (v := scores[VOLUME])]
+    if volumes and max(volumes) > 10 * min(volumes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("volume of the reference (ml)")
+    axes.set_ylabel(f"{chosen.key} ({chosen.unit})" if chosen.unit else chosen.key)
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.collections:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return to_png(figure)
 
 

@@ -11,6 +11,10 @@ from medseg.data.label_names import LabelTable, parse_labels
 from medseg.errors import BadDataset, InputRefused
 from medseg.io import KNOWN_ENDINGS, file_ending, read_json
 
+OVERLAY = "overlay.png"  # of a report in the same folder
+PROBABILITIES = "_probabilities"
+BESIDE = (PROBABILITIES, "_entropy", "_mutual_information")  # what medseg predict writes beside a segmentation
+
 
 @dataclass(frozen=True)
 class CaseFiles:
@@ -21,12 +25,14 @@ class CaseFiles:
         reference: label map.
         prediction: label map; None if it is missing.
         image: what the labels were drawn on, for pictures; None if unknown.
+        probabilities: of the classes, (K, *S), for calibration; None if unknown.
     """
 
     id: str
     reference: Path
     prediction: Path | None
     image: Path | None = None
+    probabilities: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,11 @@ def pair_folders(predictions: str | Path, references: str | Path) -> FolderPair:
         example = f"references are named like {next(iter(wanted.values())).name}"
         raise BadDataset(f"{problem} ({example})", path=predictions, fix="check both paths, or rename the predictions")
     images = _images(root) if root else {}
-    cases = tuple(CaseFiles(id, wanted[id], found.get(id), images.get(id)) for id in sorted(wanted))
+    shares = {path.name[: -len(file_ending(path))]: path for path in Path(predictions).glob(f"*{PROBABILITIES}.*")}
+    cases = tuple(
+        CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES))
+        for id in sorted(wanted)
+    )
     extra = tuple(found[id] for id in sorted(found.keys() - wanted.keys()))
     return FolderPair(cases, extra, _label_table(root) if root else None)
 
@@ -80,9 +90,11 @@ def label_files(folder: str | Path) -> dict[str, Path]:
         raise BadDataset("there is no such folder", path=folder, fix="check the path")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(KNOWN_ENDINGS):
+        if path.name.startswith(".") or path.name == OVERLAY or not path.name.lower().endswith(KNOWN_ENDINGS):
             continue
         name = path.name[: -len(file_ending(path))]
+        if name.endswith(BESIDE):
+            continue
         if name in files:
             raise BadDataset(f"{files[name].name} and {path.name} are of one case", path=folder, fix="remove one")
         files[name] = path

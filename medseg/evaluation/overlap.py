@@ -5,52 +5,85 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from medseg.evaluation.metrics import METRICS, Metric
+from medseg.evaluation.metrics import METRICS, CountMetric, HasCounts, Metric
 from medseg.evaluation.pair import ClassPair
 
 
 @METRICS.register("dice")
-class Dice(Metric):
+class Dice(CountMetric):
     """Dice similarity coefficient (Dice, 1945)."""
 
     key = "Dice"
     definition = "2 TP / (2 TP + FP + FN), over voxels."
 
-    def __call__(self, pair: ClassPair) -> float:
-        return 2 * pair.tp / (2 * pair.tp + pair.fp + pair.fn)
+    def of_counts(self, counts: HasCounts) -> float:
+        return 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn)
 
 
 @METRICS.register("iou")
-class IoU(Metric):
+class IoU(CountMetric):
     """Intersection over union (Jaccard, 1912)."""
 
     key = "IoU"
     definition = "TP / (TP + FP + FN), over voxels."
 
-    def __call__(self, pair: ClassPair) -> float:
-        return pair.tp / (pair.tp + pair.fp + pair.fn)
+    def of_counts(self, counts: HasCounts) -> float:
+        return counts.tp / (counts.tp + counts.fp + counts.fn)
 
 
 @METRICS.register("precision")
-class Precision(Metric):
+class Precision(CountMetric):
     """Positive predictive value."""
 
     key = "Precision"
     definition = "TP / (TP + FP), over voxels."
 
-    def __call__(self, pair: ClassPair) -> float:
-        return pair.tp / pair.n_pred
+    def of_counts(self, counts: HasCounts) -> float:
+        return counts.tp / counts.n_pred
 
 
 @METRICS.register("recall")
-class Recall(Metric):
+class Recall(CountMetric):
     """Sensitivity."""
 
     key = "Recall"
     definition = "TP / (TP + FN), over voxels."
 
-    def __call__(self, pair: ClassPair) -> float:
-        return pair.tp / pair.n_ref
+    def of_counts(self, counts: HasCounts) -> float:
+        return counts.tp / counts.n_ref
+
+
+@METRICS.register("specificity")
+class Specificity(CountMetric):
+    """True negative rate."""
+
+    key = "Specificity"
+    definition = "TN / (TN + FP), over voxels; near 1 for any small structure."
+
+    def of_counts(self, counts: HasCounts) -> float:
+        return counts.tn / max(1, counts.tn + counts.fp)  # nothing else in the image: no false alarm was possible
+
+
+@METRICS.register("accuracy")
+class Accuracy(CountMetric):
+    """Share of voxels that are right."""
+
+    key = "Accuracy"
+    definition = "(TP + TN) / all voxels; near 1 for any small structure."
+
+    def of_counts(self, counts: HasCounts) -> float:
+        return (counts.tp + counts.tn) / (counts.tp + counts.fp + counts.fn + counts.tn)
+
+
+@METRICS.register("volumetric_similarity")
+class VolumetricSimilarity(CountMetric):
+    """Volumetric similarity (Taha and Hanbury, 2015): how alike the volumes are, wherever they lie."""
+
+    key = "VS"
+    definition = "1 - |FP - FN| / (2 TP + FP + FN), over voxels; blind to where the voxels lie."
+
+    def of_counts(self, counts: HasCounts) -> float:
+        return 1 - abs(counts.fp - counts.fn) / (2 * counts.tp + counts.fp + counts.fn)
 
 
 class Quantity(Metric):
@@ -80,6 +113,34 @@ class ReferenceVolume(Quantity):
 
     def __call__(self, pair: ClassPair) -> float:
         return pair.n_ref * pair.voxel_ml
+
+
+class VolumeError(Metric):
+    """A difference of volumes: 0 is best, nothing is worst, and it is defined for every class."""
+
+    unit, best, worst = "ml", 0.0, None
+
+
+@METRICS.register("volume_error_ml")
+class SignedVolumeError(VolumeError):
+    """Predicted minus reference volume."""
+
+    key = "Volume_error_ml"
+    definition = "Predicted minus reference volume in millilitres; its mean is the bias."
+
+    def __call__(self, pair: ClassPair) -> float:
+        return (pair.n_pred - pair.n_ref) * pair.voxel_ml
+
+
+@METRICS.register("absolute_volume_error_ml")
+class AbsoluteVolumeError(VolumeError):
+    """Size of the difference of the volumes."""
+
+    key = "Absolute_volume_error_ml"
+    definition = "Predicted minus reference volume in millilitres, without its sign."
+
+    def __call__(self, pair: ClassPair) -> float:
+        return abs(pair.n_pred - pair.n_ref) * pair.voxel_ml
 
 
 COUNTS = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medseg.evaluation.aggregate import mean_of
-from medseg.evaluation.case import CaseResult
 from medseg.evaluation.figures import to_png
-from medseg.evaluation.views import View, choose_cases, read_view
+from medseg.evaluation.views import Shown, View
 
 if TYPE_CHECKING:
     from medseg.evaluation.report import Report
@@ -17,26 +17,39 @@ if TYPE_CHECKING:
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of RAS+ that a plane cuts
 
 
-def draw_overlays(report: Report) -> bytes:
-    """Three rows: the worst, the median and the best case by their mean over classes of the first headline score.
-
-    Planes run through the voxel that lies deepest within a region where the label maps differ. The reference is
-    drawn as filled colour, the prediction as a line of the same colour.
+def draw_overlays(report: Report, shown: Sequence[Shown]) -> bytes:
+    """One row for each case, as `draw_overlay`, in one picture.
 
     Returns:
         PNG.
     """
     from matplotlib.figure import Figure
 
-    chosen = choose_cases(report)
-    views = [read_view(result) for result in chosen.values()]
-    columns = 3 if len(views[0].spacing) == 3 else 1
-    figure = Figure(figsize=(max(5, 3.7 * columns), 4 * len(chosen) + 0.6), layout="constrained", facecolor="white")
-    heights = [4.0] * len(chosen) + [0.6]
+    columns = 3 if len(shown[0].view.spacing) == 3 else 1
+    figure = Figure(figsize=(max(5, 3.7 * columns), 4 * len(shown) + 0.6), layout="constrained", facecolor="white")
+    heights = [4.0] * len(shown) + [0.6]
     *rows, bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for row, (title, result), view in zip(rows, chosen.items(), views, strict=True):
-        row.suptitle(f"{title}: {result.files.id}   {_scores_line(report, result)}", fontsize=11, x=0.01, ha="left")
-        _draw_case(row.subplots(1, columns, squeeze=False)[0], report, view)
+    for row, one in zip(rows, shown, strict=True):
+        row.suptitle(f"{one.title}: {one.result.files.id}   {scores_line(report, one)}", fontsize=11, x=0.01, ha="left")
+        _draw_case(row.subplots(1, columns, squeeze=False)[0], report, one.view)
+    _draw_legend(bottom, report)
+    return to_png(figure, dpi=110)
+
+
+def draw_overlay(report: Report, shown: Shown) -> bytes:
+    """Three planes (2D: the image) through the voxel that lies deepest within a region where the label maps differ.
+
+    The reference is drawn as filled colour, the prediction as a line of the same colour.
+
+    Returns:
+        PNG.
+    """
+    from matplotlib.figure import Figure
+
+    columns = 3 if len(shown.view.spacing) == 3 else 1
+    figure = Figure(figsize=(max(5, 3.7 * columns), 4.6), layout="constrained", facecolor="white")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[4.0, 0.6])
+    _draw_case(top.subplots(1, columns, squeeze=False)[0], report, shown.view)
     _draw_legend(bottom, report)
     return to_png(figure, dpi=110)
 
@@ -84,10 +97,11 @@ def _orient(panel: Any, axis: int) -> None:
         panel.text(place, 0.5, letter, transform=panel.transAxes, color="white", fontsize=9, ha=side, bbox=box)
 
 
-def _scores_line(report: Report, result: CaseResult) -> str:
+def scores_line(report: Report, shown: Shown) -> str:
+    """ "Dice 0.91, HD95 2.1 mm": means over classes of the headline scores."""
     parts = []
     for metric in report.headline:
-        mean = mean_of(scores[metric] for scores in result.scores.values())
+        mean = mean_of(scores[metric] for scores in shown.result.scores.values())
         chosen = report.settings.metrics[metric]
         parts.append(f"{chosen.key} " + ("–" if mean is None else f"{mean:.3g} {chosen.unit}".strip()))
     return ", ".join(parts)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from medseg.errors import BadGeometry, BadLabels
+from medseg.errors import BadGeometry, BadLabels, UsageError
 from medseg.evaluation.boundary import Surface, SurfaceDistances, surface_distances
+from medseg.evaluation.components import Components, match_components
 
 Box = tuple[slice, ...]
+ROUNDING = 1e-3  # half-precision probabilities, and sums of them, may leave 0 to 1 by this much
 MOST_VALUES = 2048  # more than any set of classes has: an instance map
 
 
@@ -23,14 +25,17 @@ class LabelPair:
         reference: (*S) likewise.
         spacing: mm along each axis.
         ignore_label: voxels where the reference has this value belong to no class and are not counted.
+        probabilities: label values of a class -> (*S) in 0..1, for calibration.
 
     Attributes:
+        counted: (*S) bool, False where the reference is to be ignored; None where all voxels count.
         values: (K,) label values, ascending; not every one need occur.
         table: (K, K) int64 voxel counts, [reference, prediction].
 
     Raises:
         BadGeometry: different shapes, or a spacing that does not fit them.
-        BadLabels: values that are not integers or are negative, or more of them than classes can have.
+        BadLabels: values that are not integers or are negative, or more of them than classes can have; probabilities
+            that are none.
     """
 
     def __init__(
@@ -40,13 +45,15 @@ class LabelPair:
         *,
         spacing: Sequence[float],
         ignore_label: int | None = None,
+        probabilities: Mapping[tuple[int, ...], np.ndarray] | None = None,
     ) -> None:
         self.spacing = _checked_spacing(prediction, reference, spacing)
+        self.probabilities = _checked_shares(probabilities or {}, reference.shape)
         self.prediction, self.reference = _integers(prediction, "prediction"), _integers(reference, "reference")
-        ignored = 0
+        ignored, self.counted = 0, None
         if ignore_label is not None:
             outside = self.reference == ignore_label
-            ignored = int(np.count_nonzero(outside))
+            ignored, self.counted = int(np.count_nonzero(outside)), ~outside
             self.prediction = np.where(outside, 0, self.prediction)
             self.reference = np.where(outside, 0, self.reference)
         self.values, codes = _encode(self.prediction, self.reference)
@@ -66,7 +73,7 @@ class LabelPair:
         chosen = np.isin(self.values, list(values))
         held = (chosen[:, None] | chosen[None, :]).ravel()
         boxes = [box for box, wanted in zip(self._boxes, held, strict=True) if wanted and box is not None]
-        box = _union(boxes)
+        box = union_box(boxes)
         return _mask(self.prediction[box], values), _mask(self.reference[box], values)
 
     @property
@@ -119,10 +126,38 @@ class ClassPair:
         """Length of the image's diagonal in mm, the longest distance that a structure can be off."""
         return float(np.linalg.norm(np.multiply(self.pair.reference.shape, self.pair.spacing)))
 
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """mm along each axis."""
+        return self.pair.spacing
+
+    @property
+    def truth_and_probability(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of all voxels that count, whether they have the class in the reference, (n,) bool, and its probability, (n,).
+
+        Raises:
+            UsageError: no probabilities were given.
+        """
+        if self.values not in self.pair.probabilities:
+            raise UsageError("calibration needs probabilities", fix="predict with probabilities=true, or leave it out")
+        truth, probability = np.isin(self.pair.reference, self.values), self.pair.probabilities[self.values]
+        counted = self.pair.counted
+        return (truth.ravel(), probability.ravel()) if counted is None else (truth[counted], probability[counted])
+
+    @cached_property
+    def masks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Prediction and reference as bool, cropped to the box that holds both; neither of them may be empty."""
+        return self.pair.masks(self.values)
+
+    @cached_property
+    def components(self) -> Components:
+        """Connected components of both masks and how they overlap; neither mask may be empty."""
+        return match_components(*self.masks)
+
     @cached_property
     def distances(self) -> SurfaceDistances:
         """Distances between the two boundaries; neither mask may be empty."""
-        prediction, reference = self.pair.masks(self.values)
+        prediction, reference = self.masks
         return surface_distances(prediction, reference, spacing=self.pair.spacing, surface=self.surface)
 
 
@@ -135,6 +170,18 @@ def _checked_spacing(prediction: np.ndarray, reference: np.ndarray, spacing: Seq
     if len(sizes) != prediction.ndim or not all(np.isfinite(sizes)) or min(sizes) <= 0:
         raise BadGeometry(f"spacing is {sizes} (expected {prediction.ndim} numbers of mm > 0)")
     return sizes
+
+
+def _checked_shares(
+    probabilities: Mapping[tuple[int, ...], np.ndarray], shape: tuple[int, ...]
+) -> Mapping[tuple[int, ...], np.ndarray]:
+    for values, array in probabilities.items():
+        if array.shape != shape:
+            raise BadGeometry(f"probabilities of label {values} have shape {array.shape}, the reference {shape}")
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither
+            raise BadLabels(f"probabilities of label {values} are in {low:g} to {high:g} (must be 0 to 1, without NaN)")
+    return probabilities
 
 
 def _integers(labels: np.ndarray, side: str) -> np.ndarray:
@@ -171,13 +218,14 @@ def _count(codes: np.ndarray, k: int) -> tuple[np.ndarray, list[Box | None]]:
     boxes: list[Box | None] = [None, *ndimage.find_objects(codes, max_label=k * k - 1)]
     filled = [box for box in boxes if box is not None]
     counts = np.zeros(k * k, np.int64)
-    inside = codes[_union(filled)] if filled else codes[:0]
+    inside = codes[union_box(filled)] if filled else codes[:0]
     counts += np.bincount(inside.ravel(order="K"), minlength=k * k)
     counts[0] += codes.size - inside.size
     return counts.reshape(k, k), boxes
 
 
-def _union(boxes: Sequence[Box]) -> Box:
+def union_box(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all boxes, of which there is at least one."""
     axes = zip(*boxes, strict=True)
     return tuple(slice(min(part.start for part in axis), max(part.stop for part in axis)) for axis in axes)
 

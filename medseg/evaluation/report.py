@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.evaluation.aggregate import aggregate, foreground_mean
+from medseg.evaluation.aggregate import aggregate, foreground_mean, pool
 from medseg.evaluation.case import CaseResult, Settings
-from medseg.evaluation.overlap import COUNTS
-from medseg.evaluation.summary import BOUNDARIES, RULES, definitions, to_csv, to_summary
+from medseg.evaluation.folders import OVERLAY
+from medseg.evaluation.intervals import CONFIDENCE
+from medseg.evaluation.page import to_html
+from medseg.evaluation.summary import to_csv, to_summary
+from medseg.evaluation.tables import format_number, to_latex, to_markdown
 from medseg.io import atomic_path, write_json, write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
@@ -38,17 +43,53 @@ class Report:
         results: one for each case that could be evaluated, missing predictions among them.
         skipped: cases that could not.
         extra: predictions without reference, not evaluated.
+        clusters: case id -> what it belongs to, e.g. its patient: intervals are over these.
+        strata: case id -> group, e.g. its site: scores are given for each group too.
+        confidence: of the intervals.
     """
 
     settings: Settings
     results: tuple[CaseResult, ...]
     skipped: tuple[Skipped, ...] = ()
     extra: tuple[Path, ...] = ()
+    clusters: Mapping[str, str] | None = None
+    strata: Mapping[str, str] | None = None
+    confidence: float = CONFIDENCE
 
     @cached_property
     def aggregates(self) -> dict[str, Any]:
         """By class, as `aggregate` gives it."""
-        return aggregate(self.results, self.settings.classes, self.settings.metrics)
+        return self._aggregate(self.results)
+
+    @cached_property
+    def aggregates_by_stratum(self) -> dict[str, dict[str, Any]]:
+        """By group of `strata`, then as `aggregates`."""
+        strata = self.strata or {}
+        return {
+            group: self._aggregate([result for result in self.results if strata[result.files.id] == group])
+            for group in sorted(set(strata.values()))
+        }
+
+    def _aggregate(self, results: Sequence[CaseResult]) -> dict[str, Any]:
+        names = (self.settings.classes, self.settings.metrics)
+        return aggregate(results, *names, clusters=self.clusters, confidence=self.confidence)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row for each case and class: ``case``, ``class``, ``outcome`` and the metrics; NaN is undefined."""
+        import pandas as pd
+
+        rows = [
+            {"case": result.files.id, "class": name, "outcome": result.outcome(name), **scores}
+            for result in self.results
+            for name, scores in result.scores.items()
+        ]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def pooled(self) -> dict[str, dict[str, float | None]]:
+        """By class, metrics of all cases' voxels together, as `pool` gives them."""
+        return pool(self.results, self.settings.classes, self.settings.metrics)
 
     @property
     def missing(self) -> list[str]:
@@ -83,7 +124,9 @@ class Report:
         return lines
 
     def save(self, output: str | Path) -> Path:
-        """Write summary.json, cases.csv, overlay.png and report.html.
+        """Write summary.json, cases.csv (and cases.parquet where pyarrow is installed), tables and report.html.
+
+        The tables are report.md and table.tex; overlay.png shows the worst, the median and the best case.
 
         Args:
             output: folder, made if need be.
@@ -95,41 +138,21 @@ class Report:
             ResourceError: the folder cannot be written.
         """
         from medseg.evaluation.overlay import draw_overlays
+        from medseg.evaluation.views import choose_views
 
         folder = Path(output)
         write_json(folder / "summary.json", self.summary())
         write_text(folder / "cases.csv", to_csv(self))
-        overlay = draw_overlays(self)
-        with atomic_path(folder / "overlay.png") as temporary:
-            temporary.write_bytes(overlay)
-        write_text(folder / "report.html", self.to_html(overlay))
+        if find_spec("pyarrow"):
+            with atomic_path(folder / "cases.parquet") as temporary:
+                self.frame.to_parquet(temporary)
+        write_text(folder / "report.md", to_markdown(self))
+        write_text(folder / "table.tex", to_latex(self))
+        shown = choose_views(self)
+        with atomic_path(folder / OVERLAY) as temporary:
+            temporary.write_bytes(draw_overlays(self, shown))
+        write_text(folder / "report.html", to_html(self, shown))
         return folder / "report.html"
-
-    def to_html(self, overlay: bytes) -> str:
-        """One self-contained page.
-
-        Args:
-            overlay: PNG as `draw_overlays` makes it.
-        """
-        from jinja2 import Environment, PackageLoader
-
-        from medseg import __version__
-        from medseg.evaluation.figures import draw_distributions
-
-        environment = Environment(loader=PackageLoader("medseg", "evaluation"), autoescape=True, trim_blocks=True)
-        environment.filters["number"] = format_number
-        return environment.get_template("report.html").render(
-            report=self,
-            version=__version__,
-            metrics=self.settings.metrics,
-            hidden=tuple(COUNTS),
-            foreground={name: foreground_mean(self.aggregates, name) for name in self.scores},
-            definitions=definitions(self),
-            boundary=BOUNDARIES[self.settings.surface],
-            rules=RULES,
-            distributions=as_text(draw_distributions(self)),
-            overlay=as_text(overlay),
-        )
 
     def print(self, console: Console | None = None) -> None:
         """Print the table of classes and the remarks."""
@@ -163,18 +186,3 @@ class Report:
         means = [format_number(foreground_mean(self.aggregates, metric), 3) for metric in self.headline]
         table.add_row("mean", "", *means, style="bold")
         return table
-
-
-def format_number(value: float | None, digits: int = 4) -> str:
-    """``digits`` significant figures, without exponent; "–" for None."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return str(value)
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:.{max(0, digits - whole)}f}"
-
-
-def as_text(png: bytes) -> str:
-    """A PNG for the ``src`` of an image within a page."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from medseg.evaluation.aggregate import foreground_mean
+from medseg.evaluation.metrics import Metric
 from medseg.evaluation.overlap import COUNTS
 
 if TYPE_CHECKING:
@@ -53,7 +54,14 @@ def to_summary(report: Report) -> dict[str, Any]:
             for name, summary in report.aggregates.items()
         },
         "foreground_mean": {key: foreground_mean(report.aggregates, name) for name, key in keys.items()},
+        "pooled": {
+            values[name]: {keys[key]: value for key, value in entry.items()} for name, entry in report.pooled.items()
+        },
         "aggregates": {values[name]: _with_keys(entry, keys) for name, entry in report.aggregates.items()},
+        "strata": {
+            group: {values[name]: _with_keys(entry, keys) for name, entry in aggregates.items()}
+            for group, aggregates in report.aggregates_by_stratum.items()
+        },
         **_how(report, values),
     }
 
@@ -84,6 +92,10 @@ def _with_keys(entry: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, A
     return {**entry, "metrics": {keys[metric]: value for metric, value in entry["metrics"].items()}}
 
 
+def _scores(report: Report) -> dict[str, Metric]:
+    return {metric.key: metric for metric in report.settings.metrics.values() if metric.worst is not None}
+
+
 def _how(report: Report, values: Mapping[str, str]) -> dict[str, Any]:
     from medseg import __version__
 
@@ -93,7 +105,13 @@ def _how(report: Report, values: Mapping[str, str]) -> dict[str, Any]:
         "surface": report.settings.surface,
         "tolerance_mm": {values[name]: report.settings.tolerances[name] for name in values},
         "resample": report.settings.resample,
+        "empty": {keys: dict(metric.empty) for keys, metric in _scores(report).items()},
         "definitions": {**definitions(report), "boundary": BOUNDARIES[report.settings.surface], **RULES},
+        "intervals": {
+            "method": "BCa bootstrap",
+            "confidence": report.confidence,
+            "clusters": None if report.clusters is None else len(set(report.clusters.values())),
+        },
         "missing": report.missing,
         "skipped": [{"case": case.id, "problem": case.problem} for case in report.skipped],
         "extra_predictions": [str(path) for path in report.extra],

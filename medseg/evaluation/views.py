@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.data.laterality import side_and_stem
 from medseg.errors import MedsegError
 from medseg.evaluation.aggregate import mean_of
-from medseg.evaluation.case import CaseResult, resample_nearest
+from medseg.evaluation.case import CaseResult, Settings, relabelled, resample_nearest
+from medseg.evaluation.causes import likely_causes
 from medseg.io import Geometry, read_labels, read_volume, to_canonical
 
 if TYPE_CHECKING:
@@ -67,13 +70,50 @@ class View:
         return tuple(parts)
 
 
-def read_view(result: CaseResult) -> View:
+@dataclass(frozen=True)
+class Shown:
+    """A case that the report shows.
+
+    Attributes:
+        title: why it was chosen, "Worst".
+        causes: class -> likely cause of its error.
+    """
+
+    title: str
+    result: CaseResult
+    view: View
+    causes: dict[str, str]
+
+
+def choose_views(report: Report) -> list[Shown]:
+    """The cases of `choose_cases`, read."""
+    classes, shown = report.settings.classes, []
+    for title, result in choose_cases(report).items():
+        view = read_view(result, report.settings)
+        shown.append(
+            Shown(title, result, view, likely_causes(view.prediction, view.reference, classes, sides_of(classes)))
+        )
+    return shown
+
+
+def sides_of(names: Iterable[str]) -> dict[str, str]:
+    """Class -> class on the other side of the body, by their names."""
+    parts = {name: side_and_stem(name) for name in names}
+    return {
+        name: other
+        for name, (side, stem) in parts.items()
+        for other, (opposite, same) in parts.items()
+        if side is not None and opposite is not None and side != opposite and stem == same
+    }
+
+
+def read_view(result: CaseResult, settings: Settings) -> View:
     """Read what a picture of a case needs; an image that cannot be used is left out."""
-    reference = read_labels(result.files.reference)
+    reference = relabelled(read_labels(result.files.reference), settings.relabel_references)
     geometry = reference.geometry
     prediction = np.zeros_like(reference.array)
     if result.files.prediction is not None:
-        volume = read_labels(result.files.prediction)
+        volume = relabelled(read_labels(result.files.prediction), settings.relabel)
         same = geometry.difference(volume.geometry) is None
         prediction = volume.array if same else resample_nearest(volume, geometry)[None]
     image = _background(result, geometry)

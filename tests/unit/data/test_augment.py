@@ -14,7 +14,7 @@ from medseg.data.augment import (
     swap_labels,
     wider_size,
 )
-from medseg.data.augment3d import sampling_grid, spline_basis
+from medseg.data.augment3d import sample_labels, sampling_grid, spline_basis
 from medseg.data.intensity3d import Blur, Brightness, Contrast, Gamma, LowResolution, Noise
 from medseg.data.plan import Plan
 from medseg.errors import UsageError
@@ -248,3 +248,27 @@ def test_names_and_options_are_checked():
 def test_wider_size_keeps_the_centre():
     assert wider_size((40, 56, 40), (0, 1, 2)) == (50, 70, 50)
     assert wider_size((7, 16), (1,)) == (7, 20)
+
+
+def turned_about_the_first_axis(degrees: float) -> torch.Tensor:
+    """The grid of a turn about the first axis of a 24-voxel cube."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    return sampling_grid(turn, None, (24, 24, 24), (24, 24, 24))
+
+
+def test_labels_come_back_unchanged_where_nothing_moves():
+    label = torch.from_numpy(np.random.default_rng(0).integers(0, 5, (1, 24, 24, 24)).astype(np.uint8))
+    assert torch.equal(sample_labels(label, turned_about_the_first_axis(0)), label)
+
+
+def test_a_turned_ball_stays_rounder_than_with_nearest_neighbours(monkeypatch):
+    position = torch.stack(torch.meshgrid(*[torch.arange(24) - 11.5] * 3, indexing="ij"))
+    ball = 9 * (position.norm(dim=0, keepdim=True) < 8).to(torch.uint8)
+    label = torch.where(position[:1] < 0, ball, ball // 2)  # two halves, 9 and 4: a turn about the axis changes nothing
+    smooth = sample_labels(label, turned_about_the_first_axis(20))
+    monkeypatch.setattr("medseg.data.augment3d.SMOOTH_LABELS", 0)
+    nearest = sample_labels(label, turned_about_the_first_axis(20))
+    assert smooth.dtype == nearest.dtype == torch.uint8
+    assert set(smooth.unique().tolist()) == {0, 4, 9}
+    assert (smooth != label).sum() < (nearest != label).sum()

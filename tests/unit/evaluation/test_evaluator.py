@@ -138,7 +138,7 @@ def test_page_needs_no_network_and_escapes_names(report: Report, tmp_path: Path)
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
     assert "http" not in page
     assert "<script>" not in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 5
     for text in ("No prediction, counted as worst (1): d", "stranger.nii.gz", "33.3 %", "organ", "surface-distance"):
         assert text in page
 

@@ -1,0 +1,70 @@
+"""The report as one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from medseg.evaluation import causes
+from medseg.evaluation.aggregate import foreground_mean, mean_of
+from medseg.evaluation.case import CaseResult
+from medseg.evaluation.overlap import COUNTS
+from medseg.evaluation.summary import BOUNDARIES, RULES, definitions
+from medseg.evaluation.tables import format_number
+
+if TYPE_CHECKING:
+    from medseg.evaluation.report import Report
+    from medseg.evaluation.views import Shown
+
+MOST_ROWS = 1000  # of the table of cases; cases.csv has them all
+
+
+def to_html(report: Report, shown: Sequence[Shown]) -> str:
+    """One page with everything in it; it needs no network.
+
+    Args:
+        report: what was found.
+        shown: the cases to draw.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    from medseg import __version__
+    from medseg.evaluation.figures import draw_distributions, draw_error_against_volume
+    from medseg.evaluation.overlay import draw_overlay, scores_line
+
+    environment = Environment(loader=PackageLoader("medseg", "evaluation"), autoescape=True, trim_blocks=True)
+    environment.filters["number"] = format_number
+    volumes = draw_error_against_volume(report)
+    return environment.get_template("report.html").render(
+        report=report,
+        version=__version__,
+        metrics=report.settings.metrics,
+        hidden=tuple(COUNTS),
+        foreground={name: foreground_mean(report.aggregates, name) for name in report.scores},
+        definitions=definitions(report),
+        boundary=BOUNDARIES[report.settings.surface],
+        rules=RULES,
+        distributions=as_text(draw_distributions(report)),
+        volumes=None if volumes is None else as_text(volumes),
+        shown=[(one, scores_line(report, one), as_text(draw_overlay(report, one))) for one in shown],
+        cause_rules=causes.RULES,
+        rows=worst_first(report)[: max(1, MOST_ROWS // len(report.settings.classes))],
+    )
+
+
+def worst_first(report: Report) -> list[CaseResult]:
+    """The cases, those with the worst mean over classes of the first headline score first."""
+    metric = report.headline[0]
+    sign = 1 if report.settings.metrics[metric].best == 1 else -1
+
+    def badness(result: CaseResult) -> float:
+        mean = mean_of(scores[metric] for scores in result.scores.values())
+        return float("inf") if mean is None else sign * mean
+
+    return sorted(report.results, key=badness)
+
+
+def as_text(png: bytes) -> str:
+    """A PNG for the ``src`` of an image within a page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -1,0 +1,73 @@
+"""The aggregate table as Markdown and as LaTeX, for a paper: mean with interval, median, found and penalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medseg.evaluation.report import Report
+
+TEX = str.maketrans(
+    {
+        **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
+
+
+def to_markdown(report: Report) -> str:
+    """A table with one row for each class, and a line that says what the numbers are."""
+    rows = _rows(report, lambda text: text.replace("|", "\\|"))
+    lines = [" | ".join(row) for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+    return "\n".join([*(f"| {line} |" for line in lines), "", _caption(report), ""])
+
+
+def to_latex(report: Report) -> str:
+    """The same table for LaTeX with the package booktabs."""
+    rows = _rows(report, lambda text: text.translate(TEX))
+    lines = [" & ".join(row) + r" \\" for row in rows]
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    columns = "l" + "r" * (len(rows[0]) - 1)
+    caption = "% " + _caption(report)
+    return "\n".join([caption, rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""])
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """``digits`` significant figures, without exponent; "–" for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return str(value)
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:.{max(0, digits - whole)}f}"
+
+
+def format_interval(summary: dict[str, Any], digits: int = 3) -> str:
+    """ "0.912 (0.902 to 0.921)", or the mean alone."""
+    mean = format_number(summary["mean"], digits)
+    if summary["low"] is None:
+        return mean
+    return f"{mean} ({format_number(summary['low'], digits)} to {format_number(summary['high'], digits)})"
+
+
+def _rows(report: Report, escape: Callable[[str], str]) -> list[list[str]]:
+    metrics = [report.settings.metrics[name] for name in report.headline]
+    heads = [f"{metric.key} ({metric.unit})" if metric.unit else metric.key for metric in metrics]
+    rows = [["Class", *heads, "Found", "Penalised", "Empty"]]
+    for name, entry in report.aggregates.items():
+        scores = [format_interval(entry["metrics"][metric]) for metric in report.headline]
+        found = f"{entry['n_detected']}/{entry['n_reference']}"
+        rows.append([name, *scores, found, str(entry["n_penalised"]), str(entry["n_empty"])])
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def _caption(report: Report) -> str:
+    units = "cases" if report.clusters is None else f"{len(set(report.clusters.values()))} clusters of cases"
+    percent = f"{100 * report.confidence:g} %"
+    return (
+        f"{len(report.results)} cases. Mean ({percent} BCa bootstrap interval over {units}), missed and invented "
+        f"structures at the worst value. Boundaries: {report.settings.surface}. Evaluated with medseg."
+    )

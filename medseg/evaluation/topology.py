@@ -1,0 +1,105 @@
+"""Metrics of shape as connectedness: centreline Dice and Betti numbers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from medseg.evaluation.components import label_components
+from medseg.evaluation.metrics import METRICS, Metric
+from medseg.evaluation.pair import ClassPair
+
+
+@METRICS.register("cldice")
+class CentrelineDice(Metric):
+    """Centreline Dice (Shit et al., 2021), with skeletons by SimpleITK's thinning instead of the soft skeleton."""
+
+    key = "clDice"
+    definition = (
+        "Harmonic mean of the share of the predicted skeleton that lies in the reference and the share of the "
+        "reference's skeleton that lies in the prediction (skeletons by topological thinning)."
+    )
+
+    def __call__(self, pair: ClassPair) -> float:
+        prediction, reference = pair.masks
+        precision = float(reference[skeleton(prediction)].mean())
+        sensitivity = float(prediction[skeleton(reference)].mean())
+        total = precision + sensitivity
+        return 2 * precision * sensitivity / total if total else 0.0
+
+
+def skeleton(mask: np.ndarray) -> np.ndarray:
+    """Centreline of a mask (*S) bool, one voxel thin and with the same holes and pieces; never empty."""
+    from skimage.morphology import skeletonize
+
+    return skeletonize(np.pad(mask, 1))[(slice(1, -1),) * mask.ndim].astype(bool)
+
+
+class BettiError(Metric):
+    """Absolute error of a Betti number of the mask; unbounded, so a missed or invented class scores as it is."""
+
+    best, worst = 0.0, None
+    number: ClassVar[int]
+
+    def __call__(self, pair: ClassPair) -> float:
+        prediction, reference = (betti_numbers(mask) if mask.any() else (0, 0, 0) for mask in _masks(pair))
+        return abs(prediction[self.number] - reference[self.number])
+
+
+def _masks(pair: ClassPair) -> tuple[np.ndarray, np.ndarray]:
+    empty = np.zeros((1,) * len(pair.spacing), bool)
+    return pair.masks if pair.n_ref or pair.n_pred else (empty, empty)
+
+
+@METRICS.register("betti_0_error")
+class Betti0Error(BettiError):
+    """Error of the number of pieces."""
+
+    key, number = "Betti_0_error", 0
+    definition = "Difference of the numbers of connected pieces (26 neighbours; 2D: 8)."
+
+
+@METRICS.register("betti_1_error")
+class Betti1Error(BettiError):
+    """Error of the number of tunnels (2D: holes)."""
+
+    key, number = "Betti_1_error", 1
+    definition = "Difference of the numbers of tunnels, in 2D of holes (background 6 neighbours; 2D: 4)."
+
+
+@METRICS.register("betti_2_error")
+class Betti2Error(BettiError):
+    """Error of the number of cavities (2D: always 0)."""
+
+    key, number = "Betti_2_error", 2
+    definition = "Difference of the numbers of closed cavities (background 6 neighbours); 0 in 2D."
+
+
+def betti_numbers(mask: np.ndarray) -> tuple[int, int, int]:
+    """Pieces, tunnels (2D: holes) and cavities of a mask (*S) bool, 2D or 3D.
+
+    Voxels are closed cubes, so neighbours across corners are connected and the background is connected across faces
+    only. Tunnels follow from the Euler characteristic: b0 - b1 + b2 = chi.
+    """
+    padded = np.pad(mask, 1)
+    pieces = int(label_components(padded).max())
+    outside = int(label_components(~padded, connectivity={2: 4, 3: 6}[mask.ndim]).max()) - 1
+    if mask.ndim == 2:
+        return pieces, outside, 0
+    return pieces, pieces + outside - euler_characteristic(mask), outside
+
+
+def euler_characteristic(mask: np.ndarray) -> int:
+    """Vertices - edges + faces - cubes of the union of closed voxels of a mask (*S) bool."""
+    cells = np.pad(mask, 1)
+    total = 0
+    for directions in np.ndindex(*(2,) * mask.ndim):
+        # A cell of the grid belongs to the union if any voxel around it does; along an axis with 1 it is a point.
+        present = cells
+        for axis, point in enumerate(directions):
+            if point:
+                low = present.take(range(present.shape[axis] - 1), axis)
+                present = low | present.take(range(1, present.shape[axis]), axis)
+        total += (-1) ** (mask.ndim - sum(directions)) * int(present.sum())
+    return total

@@ -1,0 +1,155 @@
+"""What can be evaluated: two files, a table of pairs, other label values, probabilities; groups and patients."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from medseg.cli import main
+from medseg.errors import BadDataset, BadLabels, UsageError
+from medseg.evaluation import Evaluator, evaluate_folders
+
+
+def save(path, array, dtype=np.uint8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(array).astype(dtype), np.eye(4)), path)
+    return path
+
+
+def cube(start=2, value=1):
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[start : start + 6, 2:8, 2:8] = value
+    return labels
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for i in range(6):
+        save(tmp_path / "ref" / f"c{i}.nii.gz", cube())
+        save(tmp_path / "pred" / f"c{i}.nii.gz", cube(2 + i % 3))
+    return tmp_path
+
+
+def evaluate(*words):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *words])
+    return end.value.code
+
+
+def test_two_files(folders):
+    report = evaluate_folders(folders / "pred" / "c1.nii.gz", folders / "ref" / "c1.nii.gz", progress=False)
+    assert [result.files.id for result in report.results] == ["c1"]
+    assert report.results[0].scores["1"]["dice"] == pytest.approx(5 / 6)
+    with pytest.raises(BadDataset, match="two files or two folders"):
+        evaluate_folders(folders / "pred" / "c1.nii.gz", folders / "ref")
+
+
+def test_a_table_of_pairs_with_its_patients(folders):
+    rows = [
+        {
+            "prediction": f"pred/c{i}.nii.gz",
+            "reference": f"ref/c{i}.nii.gz",
+            "patient": f"p{i // 2}",
+            "site": "AB"[i % 2],
+        }
+        for i in range(6)
+    ]
+    rows[5]["prediction"] = "pred/missing.nii.gz"
+    pd.DataFrame(rows).to_csv(folders / "pairs.csv", index=False)
+    words = [f"predictions={folders / 'pairs.csv'}", "cluster=patient", "stratify=site", f"output={folders / 'out'}"]
+    assert evaluate(*words) == 6
+    summary = json.loads((folders / "out" / "summary.json").read_text())
+    assert summary["missing"] == ["c5"]
+    assert set(summary["strata"]) == {"A", "B"}
+    assert summary["strata"]["A"]["1"]["n_cases"] == 3
+    dice = summary["aggregates"]["1"]["metrics"]["Dice"]
+    assert dice["low"] <= dice["mean"] <= dice["high"]
+    assert summary["intervals"]["clusters"] == 3
+    page = (folders / "out" / "report.html").read_text()
+    assert "whole clusters drawn" in page
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("reference\nref/c0.nii.gz\n", "no column 'prediction'"),
+        ("prediction,reference\n", "has no rows"),
+        ("prediction,reference\npred/c0.nii.gz,ref/x.nii.gz\npred/c0.nii.gz,ref/y.nii.gz\n", r"2 file\(s\).*x.*y"),
+        ("prediction,reference\na,ref/c0.nii.gz\nb,ref/c0.nii.gz\n", "occur twice: c0"),
+    ],
+)
+def test_tables_that_cannot_be_used(folders, table, message):
+    (folders / "pairs.csv").write_text(table, encoding="utf-8")
+    with pytest.raises(BadDataset, match=message):
+        evaluate_folders(folders / "pairs.csv", None)
+
+
+def test_labels_of_another_tool(folders):
+    for i in range(6):
+        save(folders / "other" / f"c{i}.nii.gz", cube(2 + i % 3, value=7))
+    arguments = {"predictions": folders / "other", "references": folders / "ref", "progress": False}
+    with pytest.raises(BadLabels, match="unknown label values 7"):
+        evaluate_folders(**arguments)
+    mapped = evaluate_folders(**arguments, relabel={7: 1})
+    plain = evaluate_folders(folders / "pred", folders / "ref", progress=False)
+    assert [r.scores for r in mapped.results] == [r.scores for r in plain.results]
+    with pytest.raises(UsageError, match="relabel is"):
+        Evaluator([1], relabel={7: "liver"})
+
+
+def test_probabilities_beside_the_predictions(folders):
+    for i in range(6):
+        channels = np.stack([1 - cube(), cube()], axis=-1).astype(np.float32)
+        save(folders / "pred" / f"c{i}_probabilities.nii.gz", channels, np.float32)
+    report = evaluate_folders(folders / "pred", folders / "ref", metrics=["dice", "ece", "brier"], progress=False)
+    assert not report.extra
+    assert [result.scores["1"]["brier"] for result in report.results] == [0.0] * 6
+    (folders / "pred" / "c0_probabilities.nii.gz").unlink()
+    with pytest.raises(UsageError, match="needs probabilities"):
+        evaluate_folders(folders / "pred", folders / "ref", metrics=["ece"], progress=False)
+
+
+def test_nan_probabilities_are_refused(folders):
+    channels = np.full((12, 12, 12, 2), np.nan)
+    for i in range(6):
+        save(folders / "pred" / f"c{i}_probabilities.nii.gz", channels, np.float32)
+    with pytest.raises(Exception, match=r"c0.*(NaN|finite)"):
+        evaluate_folders(folders / "pred", folders / "ref", metrics=["ece"], progress=False)
+
+
+def test_files_for_papers_and_for_programs(folders):
+    report = evaluate_folders(folders / "pred", folders / "ref", folders / "out", progress=False)
+    frame = report.frame
+    assert list(frame.columns[:4]) == ["case", "class", "outcome", "dice"]
+    assert frame["dice"].mean() == pytest.approx(report.aggregates["1"]["metrics"]["dice"]["mean"])
+    text = (folders / "out" / "report.md").read_text()
+    assert text.startswith("| Class | Dice |")
+    assert "6/6" in text
+    tex = (folders / "out" / "table.tex").read_text()
+    assert r"\toprule" in tex
+    assert tex.count(r"\\") == 2
+
+
+def test_latex_survives_odd_names(folders):
+    report = evaluate_folders(folders / "pred", folders / "ref", labels={"a_b & 50 %": 1}, progress=False)
+    from medseg.evaluation.tables import to_latex
+
+    assert r"a\_b \& 50 \%" in to_latex(report)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["predictions=pred"], 2, "references is not set"),
+        (["predictions=pred", "references=ref", "cluster=patient"], 2, "metadata=FILE.csv"),
+        (["predictions=pred", "references=ref", "confidence=95"], 2, "between 0 and 1"),
+        (["predictions=pred", "references=ref", "empty={both_empty: great}"], 2, "'great'"),
+        (["predictions=pred", "references=ref", "metadata=none.csv"], 3, "not a CSV table"),
+    ],
+)
+def test_wrong_words(folders, monkeypatch, capsys, words, code, message):
+    monkeypatch.chdir(folders)
+    assert evaluate(*words) == code
+    assert message in capsys.readouterr().err

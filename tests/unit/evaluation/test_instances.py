@@ -1,0 +1,100 @@
+"""Things instead of voxels: hand-made lesions, panoptica on the same input, the BraTS 2023 rules."""
+
+import numpy as np
+import pytest
+
+from medseg.errors import UsageError
+from medseg.evaluation import evaluate_arrays
+from medseg.evaluation.components import match_components
+from medseg.evaluation.lesions import find_lesions
+
+NAMES = ["lesion_precision", "lesion_recall", "lesion_f1", "segmentation_quality", "panoptic_quality"]
+
+
+def score(prediction, reference, *metrics, spacing=(1, 1, 1)):
+    return evaluate_arrays(prediction, reference, spacing=spacing, labels=[1], metrics=metrics)[1]
+
+
+def boxes(*corners, shape=(40, 20, 20)):
+    mask = np.zeros(shape, np.uint8)
+    for start, stop in corners:
+        mask[start:stop, 5:15, 5:15] = 1
+    return mask
+
+
+def test_one_found_one_missed_one_invented():
+    reference, prediction = boxes((0, 8), (15, 20)), boxes((2, 8), (30, 35))
+    scores = score(prediction, reference, *NAMES)
+    assert scores == pytest.approx(
+        {
+            "lesion_precision": 0.5,
+            "lesion_recall": 0.5,
+            "lesion_f1": 0.5,
+            "segmentation_quality": 0.75,
+            "panoptic_quality": 0.75 / 2,
+        }
+    )
+
+
+def test_the_threshold_stands_in_the_name():
+    reference, prediction = boxes((0, 10)), boxes((0, 3))
+    assert score(prediction, reference, "lesion_f1")["lesion_f1"] == 0
+    assert score(prediction, reference, "lesion_f1_30")["lesion_f1_30"] == 1
+    with pytest.raises(UsageError, match="IoU of Lesion_F1 is 0 %"):
+        score(prediction, reference, "lesion_f1_0")
+
+
+def test_pairs_are_one_to_one_and_as_many_as_can_be():
+    iou = match_components(*(mask.astype(bool) for mask in (boxes((0, 4), (6, 12)), boxes((0, 10))))).matched(0.1)
+    assert len(iou) == 1
+    # The first true box overlaps both predicted ones, the second only the larger: both are paired all the same.
+    reference, prediction = boxes((0, 12), (14, 20)), boxes((0, 5), (7, 20))
+    assert len(match_components(prediction.astype(bool), reference.astype(bool)).matched(0.1)) == 2
+
+
+def test_agrees_with_panoptica():
+    panoptica = pytest.importorskip("panoptica")
+    rng = np.random.default_rng(0)
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(rng.normal(size=(40, 40, 40)), 2)
+    reference = (smooth > 0.06).astype(np.uint8)
+    prediction = (ndimage.shift(smooth, (1, 0, 0)) > 0.065).astype(np.uint8)
+    theirs = panoptica.Panoptica_Evaluator(
+        expected_input=panoptica.InputType.SEMANTIC,
+        instance_approximator=panoptica.ConnectedComponentsInstanceApproximator(),
+        instance_matcher=panoptica.NaiveThresholdMatching(),
+    ).evaluate(prediction, reference, verbose=False)["ungrouped"]
+    ours = score(prediction, reference, *NAMES)
+    assert ours["panoptic_quality"] == pytest.approx(theirs.pq, abs=1e-6)
+    assert ours["segmentation_quality"] == pytest.approx(theirs.sq, abs=1e-6)
+    assert ours["lesion_f1"] == pytest.approx(theirs.rq, abs=1e-6)
+
+
+def test_brats_lesions_by_hand():
+    reference = boxes((0, 5), (20, 25))  # two lesions of 500 mm3
+    prediction = boxes((0, 5), (34, 36))  # the first found, the second missed, one invented
+    scores = score(prediction, reference, "lesionwise_dice", "lesionwise_hd95")
+    assert scores["lesionwise_dice"] == pytest.approx(1 / 3)
+    assert scores["lesionwise_hd95"] == pytest.approx((0 + 374 + 374) / 3)
+
+
+def test_crumbs_within_reach_belong_to_the_lesion_and_small_lesions_are_left_out():
+    reference = boxes((0, 5), (8, 9))
+    lesions, invented = find_lesions(reference.astype(bool), reference.astype(bool), (1, 1, 1))
+    assert (len(lesions), invented) == (1, 0)
+    assert lesions[0].dice == 1
+    speck = np.zeros((30, 30, 30), np.uint8)
+    speck[5, 5, 5], speck[20:25, 20:25, 20:25] = 1, 1
+    lesions, invented = find_lesions(speck > 0, speck > 0, (1, 1, 1))
+    assert (len(lesions), invented) == (1, 0)
+    only = np.zeros((9, 9, 9), np.uint8)
+    only[4, 4, 4] = 1
+    assert score(only, only, "lesionwise_dice", "lesionwise_hd95") == {"lesionwise_dice": 1.0, "lesionwise_hd95": 0.0}
+
+
+def test_a_prediction_that_bridges_two_lesions_counts_for_both():
+    reference, prediction = boxes((0, 5), (20, 25)), boxes((0, 25))
+    lesions, invented = find_lesions(prediction.astype(bool), reference.astype(bool), (1, 1, 1))
+    assert invented == 0
+    assert [lesion.dice for lesion in lesions] == pytest.approx([2 * 5 / 30] * 2)
