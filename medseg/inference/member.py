@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from medseg.data.plan import Plan
