@@ -110,9 +110,9 @@ def _evaluate(
     rows = metadata_of(pair, predictions if references is None else None, metadata)
     if rows is None and (cluster or stratify):
         raise UsageError("cluster and stratify are columns of a table", fix="give metadata=FILE.csv")
-    groups = {"clusters": groups_of(pair.cases, rows, cluster), "strata": groups_of(pair.cases, rows, stratify)}
+    clusters, strata = groups_of(pair.cases, rows, cluster), groups_of(pair.cases, rows, stratify)
     report = _make_evaluator(pair, labels, settings).evaluate(pair.cases, extra=pair.extra)
-    return replace(report, **groups, confidence=confidence)
+    return replace(report, clusters=clusters, strata=strata, confidence=confidence)
 
 
 def _make_evaluator(pair: FolderPair, labels: Labels | None, settings: Mapping[str, Any]) -> Evaluator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,4 +64,5 @@ def label_components(mask: np.ndarray, connectivity: int | None = None) -> np.nd
     """Number of the component of each voxel of (*S) bool, 0 outside; `CONNECTIVITY` unless told otherwise."""
     import cc3d
 
-    return cc3d.connected_components(mask, connectivity=connectivity or CONNECTIVITY[mask.ndim])
+    neighbours: Any = connectivity or CONNECTIVITY[mask.ndim]
+    return np.asarray(cc3d.connected_components(mask, connectivity=neighbours))

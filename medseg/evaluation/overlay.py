@@ -48,7 +48,7 @@ def draw_overlay(report: Report, shown: Shown) -> bytes:
 
     columns = 3 if len(shown.view.spacing) == 3 else 1
     figure = Figure(figsize=(max(5, 3.7 * columns), 4.6), layout="constrained", facecolor="white")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[4.0, 0.6])
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.0, 0.6])[:, 0]
     _draw_case(top.subplots(1, columns, squeeze=False)[0], report, shown.view)
     _draw_legend(bottom, report)
     return to_png(figure, dpi=110)
