@@ -52,9 +52,8 @@ def draw_error_against_volume(report: Report) -> bytes | None:
         shown = [(x, y) for x, y in points if x and y is not None]
         if shown:
             marker = MARKERS[position // 10 % len(MARKERS)]
-            axes.scatter(
-                *zip(*shown, strict=True), s=20, marker=marker, color=f"C{position % 10}", alpha=0.7, label=name
-            )
+            x, y = np.array(shown).T
+            axes.scatter(x, y, s=20, marker=marker, color=f"C{position % 10}", alpha=0.7, label=name)
     chosen = report.settings.metrics[metric]
     volumes = [v for r in report.results for scores in r.scores.values() if (v := scores[VOLUME])]
     if volumes and max(volumes) > 10 * min(volumes):
