@@ -18,7 +18,7 @@ COMMANDS = {
     "prepare": ("medseg.data.prepare", "prepare_command", "fingerprint, plan and preprocess a dataset"),
     "train": ("medseg.training", "train_command", "train a network and validate it"),
     "predict": ("medseg.inference", "predict_folder", "segment files with a trained model"),
-    "evaluate": ("medseg.evaluation", "evaluate_command", "compare predictions with references"),
+    "evaluate": ("medseg.evaluate_model", "evaluate_command", "compare predictions with references"),
     "compare": ("medseg.evaluation.compare_command", "compare_command", "test evaluations against each other"),
     "models": ("medseg.models", "models_command", "list the architectures"),
 }

@@ -13,6 +13,7 @@ LAYERS = (
     {"cli"},
     {"sweep"},
     {"compose"},
+    {"evaluate_model"},
     {"training"},
     {"inference"},
     {"evaluation"},

@@ -143,6 +143,7 @@ def test_latex_survives_odd_names(folders):
     ("words", "code", "message"),
     [
         (["predictions=pred"], 2, "references is not set"),
+        (["references=ref"], 2, "exactly one of model and predictions"),
         (["predictions=pred", "references=ref", "cluster=patient"], 2, "metadata=FILE.csv"),
         (["predictions=pred", "references=ref", "confidence=95"], 2, "between 0 and 1"),
         (["predictions=pred", "references=ref", "empty={both_empty: great}"], 2, "'great'"),
@@ -153,3 +154,22 @@ def test_wrong_words(folders, monkeypatch, capsys, words, code, message):
     monkeypatch.chdir(folders)
     assert evaluate(*words) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_model_and_a_dataset(threshold_predictor, monkeypatch, tmp_path):
+    from medseg.inference import Predictor
+
+    data = tmp_path / "Dataset001_Cubes"
+    for name in ("a", "b"):
+        save(data / "imagesTr" / f"{name}_0000.nii.gz", cube(), np.float32)
+        save(data / "labelsTr" / f"{name}.nii.gz", cube())
+    description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}, "numTraining": 2}
+    (data / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}), encoding="utf-8")
+    monkeypatch.setattr(Predictor, "from_pretrained", lambda *_, **__: threshold_predictor())
+    words = ["model=any", f"references={data}", "metrics=[dice,ece]"]
+    assert evaluate(*words, f"output={tmp_path / 'out'}") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["mean"]["1"]["Dice"] == 1
+    assert summary["mean"]["1"]["ECE"] < 0.01
+    assert evaluate(*words) == 2
+    assert evaluate(*words, "predictions=x") == 2

@@ -1,0 +1,49 @@
+"""``medseg evaluate``: predictions that are there, or those of a model that are made first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import BadDataset, UsageError
+from medseg.evaluation import evaluate_command as evaluate_predictions
+
+
+def evaluate_command(cfg: Mapping[str, Any]) -> int:
+    """Evaluate predictions; with ``model``, segment the labelled cases of a dataset first.
+
+    Args:
+        cfg: as for `medseg.evaluation.evaluate_command`; or ``model`` (run or model folder) with ``references`` (a
+            dataset folder) and ``output``: test cases with labels are segmented into ``output/predictions``, or,
+            where there are none, the training cases.
+
+    Raises:
+        UsageError: both or neither of model and predictions.
+        BadDataset: the dataset has no labels.
+    """
+    if (cfg.get("model") is None) == (cfg.get("predictions") is None):
+        raise UsageError(
+            "exactly one of model and predictions is needed", fix="give predictions=FOLDER or model=FOLDER"
+        )
+    if cfg.get("model") is None:
+        return evaluate_predictions(cfg)
+    if cfg.get("references") is None or cfg.get("output") is None:
+        raise UsageError("model needs references and output", fix="give references=DATASET output=FOLDER")
+    return evaluate_predictions({**cfg, "predictions": str(predict_labelled(cfg))})
+
+
+def predict_labelled(cfg: Mapping[str, Any]) -> Path:
+    """Segment the labelled cases of a dataset; returns the folder of the segmentations."""
+    from medseg.data.dataset import open_dataset
+    from medseg.inference import Predictor, predict_cases
+
+    dataset = open_dataset(cfg["references"], strict=False)
+    labelled = [[case for case in part if case.label is not None] for part in (dataset.test, dataset.training)]
+    cases = labelled[0] or labelled[1]
+    if not cases:
+        raise BadDataset("the dataset has no labels to evaluate with", path=dataset.root)
+    wanted = any(name in ("ece", "brier") for name in cfg.get("metrics") or ())
+    output = Path(cfg["output"]) / "predictions"
+    predict_cases(Predictor.from_pretrained(cfg["model"]), cases, output, probabilities=wanted)
+    return output
