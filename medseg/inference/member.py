@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,12 +21,17 @@ from medseg.targets import Target, build_target
 
 @dataclass(frozen=True)
 class Member:
-    """A network with the plan and target that it was trained for, placed on its device."""
+    """A network with the plan and target that it was trained for, placed on its device.
+
+    Attributes:
+        postprocessing: operations for `medseg.inference.postprocess.postprocess`.
+    """
 
     network: nn.Module
     plan: Plan
     target: Target
     profile: DeviceProfile
+    postprocessing: tuple[Mapping[str, Any], ...] = ()
 
     def logits(self, batch: Tensor, *, mirror: bool = False) -> Tensor:
         """Logits of windows.
@@ -89,7 +95,8 @@ def load_member(folder: Path, profile: DeviceProfile) -> Member:
         problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
     target = build_target(description["target"])
-    return Member(profile.place(network.eval()), Plan.from_dict(description["plan"]), target, profile)
+    plan, operations = Plan.from_dict(description["plan"]), tuple(description.get("postprocessing", ()))
+    return Member(profile.place(network.eval()), plan, target, profile, operations)
 
 
 def _first_lines(error: RuntimeError) -> str:

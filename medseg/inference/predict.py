@@ -138,6 +138,7 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         tta=cfg["tta"],
         window_batch=cfg["window_batch"],
         max_ram=cfg["max_ram"],
+        postprocess=cfg["postprocess"],
     )
     cases = take_shard(find_cases(cfg["input"], len(predictor.plan.channel_names)), cfg["shard"])
     print(f"medseg: predicting {len(cases)} case(s) on {predictor.profile}")

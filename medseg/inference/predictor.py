@@ -24,6 +24,7 @@ from medseg.inference.inputs import Source, read_source, resolve_source, source_
 from medseg.inference.member import Member, load_member, model_folders
 from medseg.inference.memory import MemoryNeed, PeakMeter, as_bytes, longest_axis, must_spill, predict_need
 from medseg.inference.pipeline import PreparedCase, overlapped
+from medseg.inference.postprocess import common_operations, postprocess
 from medseg.inference.restore import restore_planes
 from medseg.inference.segmentation import Segmentation
 from medseg.inference.sliding_window import stream_planes
@@ -48,6 +49,7 @@ class Predictor:
         window_batch: windows per network call.
         max_ram: bytes, or e.g. "8G", that the process may hold; None: what is free. A case whose logits do not fit
             keeps them in a temporary file, and one that does not fit even so is refused before anything is allocated.
+        postprocess: apply the operations that are stored with the model (with every model of an ensemble).
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/phantom/unet/first")  # doctest: +SKIP
@@ -62,12 +64,14 @@ class Predictor:
         tta: bool = False,
         window_batch: int = 1,
         max_ram: int | str | None = None,
+        postprocess: bool = True,
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
         _check_same_target(members)
         self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
         self.max_ram = as_bytes(max_ram)
+        self.operations = common_operations([member.postprocessing for member in members]) if postprocess else []
 
     @classmethod
     def from_pretrained(
@@ -81,6 +85,7 @@ class Predictor:
         tta: bool = False,
         window_batch: int = 1,
         max_ram: int | str | None = None,
+        postprocess: bool = True,
     ) -> Predictor:
         """Load model folders; a run of several folds, or several folders, become an ensemble. No code is executed.
 
@@ -90,7 +95,9 @@ class Predictor:
         profile = choose_profile(device, precision, threads=threads)
         given = [folder] if isinstance(folder, str | Path) else list(folder)
         members = [load_member(found, profile) for one in given for found in model_folders(Path(one))]
-        return cls(members, overlap=overlap, tta=tta, window_batch=window_batch, max_ram=max_ram)
+        return cls(
+            members, overlap=overlap, tta=tta, window_batch=window_batch, max_ram=max_ram, postprocess=postprocess
+        )
 
     @property
     def plan(self) -> Plan:
@@ -202,6 +209,8 @@ class Predictor:
             labels, shares = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
             labels = from_canonical(labels[None], case.geometry)[0]
             shares = None if shares is None else from_canonical(shares, case.geometry)
+        with case.clock("postprocess"):
+            labels = postprocess(labels, self.operations, case.geometry.spacing)
         memory = {"predicted": case.need.total, "measured": None}
         logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
         return Segmentation(
