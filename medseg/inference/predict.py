@@ -55,7 +55,8 @@ def predict_cases(
     """
     require_writable(output)
     record = Record() if record is None else record
-    files = [output_files(case, Path(output), probabilities=probabilities, dicom_seg=dicom_seg) for case in cases]
+    wanted = {"probabilities": probabilities, "dicom_seg": dicom_seg, "uncertainty": predictor.uncertainty}
+    files = [output_files(case, Path(output), **wanted) for case in cases]
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)
@@ -82,13 +83,17 @@ def predict_cases(
     return [paths["path"] for paths in files]
 
 
-def output_files(case: Case, folder: Path, *, probabilities: bool, dicom_seg: bool) -> dict[str, Path]:
+def output_files(
+    case: Case, folder: Path, *, probabilities: bool, dicom_seg: bool, uncertainty: str | None = None
+) -> dict[str, Path]:
     """The files of a case, by the arguments of `Segmentation.save` that name them."""
     image = case.images[0]
     known = image.name.lower().endswith(KNOWN_ENDINGS) and not image.is_dir()
     files = {"path": folder / f"{case.id}{label_ending(file_ending(image)) if known else '.nii.gz'}"}
     if probabilities:
         files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
+    if uncertainty:
+        files["uncertainty"] = folder / f"{case.id}_{uncertainty}.nii.gz"
     if dicom_seg and holds_dicom(image):
         files["dicom_seg"] = folder / f"{case.id}.dcm"
     return files
@@ -139,6 +144,7 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         window_batch=cfg["window_batch"],
         max_ram=cfg["max_ram"],
         postprocess=cfg["postprocess"],
+        uncertainty=cfg["uncertainty"],
     )
     cases = take_shard(find_cases(cfg["input"], len(predictor.plan.channel_names)), cfg["shard"])
     print(f"medseg: predicting {len(cases)} case(s) on {predictor.profile}")

@@ -29,6 +29,7 @@ from medseg.inference.restore import restore_planes
 from medseg.inference.segmentation import Segmentation
 from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
+from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.io import Geometry, from_canonical
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Predictor:
         max_ram: bytes, or e.g. "8G", that the process may hold; None: what is free. A case whose logits do not fit
             keeps them in a temporary file, and one that does not fit even so is refused before anything is allocated.
         postprocess: apply the operations that are stored with the model (with every model of an ensemble).
+        uncertainty: "entropy" or "mutual_information" adds a map of it, see `medseg.inference.uncertainty`.
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/phantom/unet/first")  # doctest: +SKIP
@@ -65,12 +67,14 @@ class Predictor:
         window_batch: int = 1,
         max_ram: int | str | None = None,
         postprocess: bool = True,
+        uncertainty: str | None = None,
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
         _check_same_target(members)
         self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
         self.max_ram = as_bytes(max_ram)
+        self.uncertainty = check_measure(uncertainty, len(members))
         self.operations = common_operations([member.postprocessing for member in members]) if postprocess else []
 
     @classmethod
@@ -86,6 +90,7 @@ class Predictor:
         window_batch: int = 1,
         max_ram: int | str | None = None,
         postprocess: bool = True,
+        uncertainty: str | None = None,
     ) -> Predictor:
         """Load model folders; a run of several folds, or several folders, become an ensemble. No code is executed.
 
@@ -206,15 +211,16 @@ class Predictor:
     def segment(self, case: PreparedCase) -> Segmentation:
         """The second half of `predict`: network, resampling to the file's grid, labels."""
         with case.clock("restore"):
-            labels, shares = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
+            labels, shares, doubt = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
             labels = from_canonical(labels[None], case.geometry)[0]
             shares = None if shares is None else from_canonical(shares, case.geometry)
+            doubt = None if doubt is None else from_canonical(doubt[None], case.geometry)[0]
         with case.clock("postprocess"):
             labels = postprocess(labels, self.operations, case.geometry.spacing)
         memory = {"predicted": case.need.total, "measured": None}
         logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
         return Segmentation(
-            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, warnings=case.warnings
+            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt
         )
 
     def memory_need(self, geometry: Geometry, *, probabilities: bool = False) -> MemoryNeed:
@@ -234,8 +240,8 @@ class Predictor:
         probabilities: bool,
         spill: Path | None,
         clock: Stopwatch,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Labels (*S) and, if wanted, probabilities (K, *S), in canonical orientation."""
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Labels (*S) and, if wanted, probabilities (K, *S) and uncertainty (*S), in canonical orientation."""
         target, (array, done) = self.members[0].target, prepared[0]
         axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
@@ -243,6 +249,7 @@ class Predictor:
         blocks = _blocks(shape[axis], 4 * target.out_channels * int(np.prod(rest)))
         labels: np.ndarray | None = None
         shares = np.empty((target.out_channels, *shape), np.float32) if probabilities else None
+        doubt = np.empty(shape, np.float32) if self.uncertainty else None
         streams = [self._stream(*one, axis, blocks, spill, clock) for one in zip(self.members, prepared, strict=True)]
         for (start, stop), parts in zip(blocks, zip(*streams, strict=True), strict=True):
             mean = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
@@ -251,8 +258,10 @@ class Predictor:
             np.moveaxis(labels, axis, 0)[start:stop] = decoded
             if shares is not None:
                 np.moveaxis(shares, 1 + axis, 0)[start:stop] = mean.numpy()
+            if doubt is not None and self.uncertainty:
+                np.moveaxis(doubt, axis, 0)[start:stop] = MEASURES[self.uncertainty](parts).numpy()
         assert labels is not None
-        return labels, shares
+        return labels, shares, doubt
 
     def _stream(
         self,

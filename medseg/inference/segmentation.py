@@ -24,6 +24,7 @@ class Segmentation:
         memory: bytes ``predicted`` for this case, and ``measured`` (None where the system does not tell, and
             where several cases were in work).
         warnings: where the case lies outside of what the model was trained on, one line each.
+        uncertainty: (*S) float32, 0 to 1, when asked for, else None.
     """
 
     labels: np.ndarray
@@ -33,6 +34,7 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    uncertainty: np.ndarray | None = None
 
     def volume_ml(self) -> dict[str, float]:
         """Class name -> volume in millilitres (3D) or area in cm^2 / 10 (2D), background left out."""
@@ -40,7 +42,11 @@ class Segmentation:
         return {name: float((self.labels == value).sum()) * voxel for name, value in self.label_names.items() if value}
 
     def save(
-        self, path: str | Path, probabilities: str | Path | None = None, dicom_seg: str | Path | None = None
+        self,
+        path: str | Path,
+        probabilities: str | Path | None = None,
+        dicom_seg: str | Path | None = None,
+        uncertainty: str | Path | None = None,
     ) -> None:
         """Write the labels in the format of the path's ending. They come last: where they are, all files are.
 
@@ -48,6 +54,7 @@ class Segmentation:
             path: of the labels.
             probabilities: of a NIfTI file for the probabilities, if there are any.
             dicom_seg: of a .dcm file for a DICOM-SEG, if the image came as DICOM slices.
+            uncertainty: of a NIfTI file for the uncertainty, if there is any.
 
         Raises:
             ResourceError: one cannot be written; each file is whole or as it was.
@@ -56,6 +63,8 @@ class Segmentation:
         start = time.perf_counter()
         if probabilities is not None and self.probabilities is not None:
             write_volume(probabilities, Volume(self.probabilities, self.geometry))
+        if uncertainty is not None and self.uncertainty is not None:
+            write_volume(uncertainty, Volume(self.uncertainty[None], self.geometry))
         if dicom_seg is not None:
             write_dicom_seg(dicom_seg, self.labels, self.geometry, self.label_names)
         write_labels(path, self.labels, self.geometry)
