@@ -188,7 +188,7 @@ def test_missing_folder_and_unknown_kind(tmp_path: Path) -> None:
         for call in (read_volume, read_labels, read_geometry):
             refused(call, tmp_path / name, UnreadableFile, "cannot be read: No such file")
     (tmp_path / "folder.nii").mkdir()
-    refused(read_volume, tmp_path / "folder.nii", UnreadableFile, "cannot be read: Is a directory")
+    refused(read_volume, tmp_path / "folder.nii", UnreadableFile, "holds no DICOM image")
     refused(read_volume, tmp_path / "a.docx", UnreadableFile, "unknown kind of file")
 
 

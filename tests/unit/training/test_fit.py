@@ -60,7 +60,7 @@ def test_the_run_folder_is_a_model_folder(unbroken, tiny_phantoms):
     segmentation = Predictor.from_pretrained(unbroken).predict(image, probabilities=True)
     assert segmentation.labels.shape == segmentation.geometry.shape
     assert segmentation.probabilities.shape == (6, *segmentation.labels.shape)
-    assert set(segmentation.seconds) == {"read", "preprocess", "network", "restore"}
+    assert set(segmentation.seconds) == {"read", "preprocess", "network", "restore", "postprocess"}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
