@@ -10,6 +10,7 @@ from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
 from medseg.io.memory import free_memory
 from medseg.io.model_folder import load_model, save_model
+from medseg.io.onnx_folder import holds_onnx, load_onnx, save_onnx
 from medseg.io.readers import (
     finite_voxels,
     read_channels,
@@ -34,10 +35,12 @@ __all__ = [
     "free_memory",
     "from_canonical",
     "holds_dicom",
+    "holds_onnx",
     "label_ending",
     "load_array",
     "load_checkpoint",
     "load_model",
+    "load_onnx",
     "read_channels",
     "read_geometry",
     "read_json",
@@ -47,6 +50,7 @@ __all__ = [
     "save_array",
     "save_checkpoint",
     "save_model",
+    "save_onnx",
     "to_canonical",
     "write_dicom_seg",
     "write_json",

@@ -24,9 +24,6 @@ _OWN_KEYS = ("format", "medseg", "weights_sha256")
 def save_model(folder: str | Path, state_dict: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write a model folder.
 
-    Both files are complete on the disk before the first takes its name, so a kill leaves the old model or the new
-    one; only between the two renames can it leave a pair whose hashes differ, which `load_model` refuses.
-
     Args:
         folder: made if missing.
         state_dict: name -> tensor, on any device.
@@ -38,14 +35,7 @@ def save_model(folder: str | Path, state_dict: Mapping[str, Tensor], description
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
-    weights = save(contiguous)  # bytes, so that a full disk shows as Python's own error
-    own = {"format": FORMAT, "medseg": __version__, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    text = to_json({**own, **description})
-    with atomic_path(Path(folder) / DESCRIPTION) as json_file:
-        json_file.write_text(text, encoding="utf-8")
-        sync(json_file)
-        with atomic_path(Path(folder) / WEIGHTS) as weights_file:
-            weights_file.write_bytes(weights)
+    write_model(folder, WEIGHTS, save(contiguous), description)
 
 
 def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,24 +49,45 @@ def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UnsafeArtefact: a pickle, weights that are not those described, or a description that names code.
         UsageError: written by a newer medseg.
     """
+    weights, description = read_model(folder, WEIGHTS)
+    return _tensors(weights, Path(folder) / WEIGHTS), description
+
+
+def write_model(folder: str | Path, name: str, weights: bytes, description: Mapping[str, Any]) -> None:
+    """Write weights, as bytes so that a full disk shows as Python's own error, and model.json with their hash.
+
+    Both files are complete on the disk before the first takes its name, so a kill leaves the old model or the new
+    one; only between the two renames can it leave a pair whose hashes differ, which `read_model` refuses.
+    """
+    own = {"format": FORMAT, "medseg": __version__, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    text = to_json({**own, **description})
+    with atomic_path(Path(folder) / DESCRIPTION) as json_file:
+        json_file.write_text(text, encoding="utf-8")
+        sync(json_file)
+        with atomic_path(Path(folder) / name) as weights_file:
+            weights_file.write_bytes(weights)
+
+
+def read_model(folder: str | Path, name: str) -> tuple[bytes, dict[str, Any]]:
+    """The weights of that file name, whose hash is the one described, and the description; errors of `load_model`."""
     folder = Path(folder)
-    _check_folder(folder)
+    _check_folder(folder, name)
     description = _read_description(folder / DESCRIPTION)
-    weights = (folder / WEIGHTS).read_bytes()
+    weights = (folder / name).read_bytes()
     found = hashlib.sha256(weights).hexdigest()
     if found != description["weights_sha256"]:
         problem = f"its SHA-256 is {found[:12]}... ({DESCRIPTION} says {str(description['weights_sha256'])[:12]}...)"
-        raise UnsafeArtefact(problem, path=folder / WEIGHTS, fix="copy or download the whole model folder again")
-    return _tensors(weights, folder / WEIGHTS), {key: description[key] for key in description if key not in _OWN_KEYS}
+        raise UnsafeArtefact(problem, path=folder / name, fix="copy or download the whole model folder again")
+    return weights, {key: description[key] for key in description if key not in _OWN_KEYS}
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, weights: str) -> None:
     if folder.suffix.lower() in PICKLE_ENDINGS:
         problem = "is a pickle, which can run code when loaded (expected a model folder)"
-        raise UnsafeArtefact(problem, path=folder, fix=f"give a folder with {WEIGHTS} and {DESCRIPTION}")
+        raise UnsafeArtefact(problem, path=folder, fix=f"give a folder with {weights} and {DESCRIPTION}")
     if not folder.is_dir():
         raise UnreadableFile("is not a model folder", path=folder, fix="check the path")
-    missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
+    missing = [name for name in (weights, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
         raise UnreadableFile(f"lacks {' and '.join(missing)}", path=folder, fix="give a complete model folder")
 
