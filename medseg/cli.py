@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("medseg.inference", "predict_folder", "segment files with a trained model"),
     "evaluate": ("medseg.evaluate_model", "evaluate_command", "compare predictions with references"),
     "compare": ("medseg.evaluation.compare_command", "compare_command", "test evaluations against each other"),
+    "export": ("medseg.inference.export", "export_command", "write a model for ONNX Runtime or MONAI"),
     "models": ("medseg.models", "models_command", "list the architectures"),
 }
 FLAGS = """flags:

@@ -24,7 +24,7 @@ PATHS = (
     "data.split_file",
     "plan.file",
 )
-VERBS = ("check", "prepare", "train", "predict", "evaluate", "compare", "models")
+VERBS = ("check", "prepare", "train", "predict", "evaluate", "compare", "export", "models")
 
 
 def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:

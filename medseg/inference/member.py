@@ -14,7 +14,8 @@ from medseg.data.plan import Plan
 from medseg.device import DeviceProfile
 from medseg.errors import UnreadableFile
 from medseg.inference.memory import activation_bytes
-from medseg.io import load_model
+from medseg.inference.onnx_network import OnnxNetwork
+from medseg.io import holds_onnx, load_model, load_onnx
 from medseg.models import create_model
 from medseg.targets import Target, build_target
 
@@ -25,6 +26,7 @@ class Member:
 
     Attributes:
         postprocessing: operations for `medseg.inference.postprocess.postprocess`.
+        window_bytes: of activations for one window, where the network cannot tell; see `activation_bytes`.
     """
 
     network: nn.Module
@@ -32,6 +34,7 @@ class Member:
     target: Target
     profile: DeviceProfile
     postprocessing: tuple[Mapping[str, Any], ...] = ()
+    window_bytes: int | None = None
 
     def logits(self, batch: Tensor, *, mirror: bool = False) -> Tensor:
         """Logits of windows.
@@ -58,6 +61,8 @@ class Member:
 
     def activation_bytes(self, batch: int) -> int:
         """Most bytes of activations alive while the network looks at so many windows."""
+        if self.window_bytes is not None:
+            return batch * self.window_bytes
         shape = (batch, len(self.plan.channel_names), *self.plan.patch_size)
         return activation_bytes(self.network, shape, self.profile.dtype)
 
@@ -79,24 +84,38 @@ def model_folders(folder: Path) -> list[Path]:
 
 
 def load_member(folder: Path, profile: DeviceProfile) -> Member:
-    """Rebuild a network from a model folder and put it on the device, in evaluation mode.
+    """Rebuild a network from a model folder, in torch or in ONNX Runtime, and put it on the device to evaluate.
 
     Raises:
         UnreadableFile: the weights are not those of the model that the folder names.
     """
+    if holds_onnx(folder):
+        return _load_onnx_member(folder, profile)
     state, description = load_model(folder)
-    missing = [key for key in ("model", "plan", "target") if key not in description]
-    if missing:
-        raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
+    plan, target = _described(description, folder)
     network = create_model(**description["model"])
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    target = build_target(description["target"])
-    plan, operations = Plan.from_dict(description["plan"]), tuple(description.get("postprocessing", ()))
-    return Member(profile.place(network.eval()), plan, target, profile, operations)
+    return Member(profile.place(network.eval()), plan, target, profile, tuple(description.get("postprocessing", ())))
+
+
+def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
+    content, description = load_onnx(folder)
+    plan, target = _described(description, folder, "window_bytes")
+    network = OnnxNetwork(content, device=profile.device, threads=profile.threads)
+    network.check_shapes((len(plan.channel_names), *plan.patch_size), (target.out_channels, *plan.patch_size))
+    operations, window_bytes = description.get("postprocessing", ()), int(description["window_bytes"])
+    return Member(network, plan, target, network.profile, tuple(operations), window_bytes)
+
+
+def _described(description: Mapping[str, Any], folder: Path, *more: str) -> tuple[Plan, Target]:
+    missing = [key for key in ("model", "plan", "target", *more) if key not in description]
+    if missing:
+        raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
+    return Plan.from_dict(description["plan"]), build_target(description["target"])
 
 
 def _first_lines(error: RuntimeError) -> str:

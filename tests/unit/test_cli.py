@@ -38,6 +38,8 @@ def code_and_line(capsys, *words):
         (["predict"], 2, "'model' is not set"),
         (["predict", "model=a", "input=b", "output=c", "outptu=d"], 2, "did you mean 'output'"),
         (["predict", "model=/no/model", "input=/no", "output=/tmp/x"], 3, "not a model folder"),
+        (["export", "model=/no/model", "output=/tmp/x"], 3, "not a model folder"),
+        (["export", "model=/no/model", "output=/tmp/x", "format=onxx"], 2, "did you mean 'onnx'"),
         (["evaluate", "predictions=/no/p", "references=/no/r"], 3, "no such folder"),
     ],
 )
@@ -62,7 +64,11 @@ def test_verbs_and_configs_agree():
 
 
 def required(verb):
-    needed = {"predict": ["model=m", "input=i", "output=o"], "evaluate": ["predictions=p", "references=r"]}
+    needed = {
+        "predict": ["model=m", "input=i", "output=o"],
+        "evaluate": ["predictions=p", "references=r"],
+        "export": ["model=m", "output=o"],
+    }
     return needed.get(verb, [])
 
 

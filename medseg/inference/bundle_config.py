@@ -1,0 +1,180 @@
+"""``inference.json`` of a MONAI bundle: a plan and a target in MONAI's transforms, step for step what `Predictor` does.
+
+Strings that start with ``$`` are expressions, which MONAI evaluates, those with ``@`` references. Of the model folder
+only numbers enter them, and they are checked to be numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medseg.data.plan import Plan
+from medseg.errors import UnreadableFile, UsageError
+from medseg.inference.member import Member
+from medseg.targets import ExclusiveClasses
+
+Config = dict[str, Any]
+IMAGE, PRED = {"keys": "image"}, {"keys": "pred"}
+# MONAI's Spacing keeps the nominal spacing, so that its grid and ours part by up to half a voxel at the far end. Here
+# the outer edges stay where they are and the spacing gives way, as in `medseg.data.resample`.
+NEW_GRID = (
+    "$lambda x: monai.transforms.Resize([max(1, round(n * old / new)) for n, old, new in"
+    " zip(x.shape[1:], x.pixdim.tolist(), @spacing)], mode='nearest')(x[:1])"
+)
+ONE_FILE = "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))"
+CHANNEL_FILES = (
+    "$[sorted(glob.glob(f[:-11] + '????.nii.gz')) for f in sorted(glob.glob(@dataset_dir + '/*_0000.nii.gz'))]"
+)
+
+
+def inference_config(member: Member) -> Config:
+    """The whole of ``configs/inference.json``.
+
+    Raises:
+        UsageError: the plan or the target has a feature that MONAI's transforms cannot express; it is named.
+    """
+    plan = member.plan
+    if plan.spatial_dims != 3:
+        raise _no("2D models", "their files have no orientation")
+    return {
+        "imports": ["$import glob", *(["$import scipy.ndimage"] if member.postprocessing else [])],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "datalist": ONE_FILE if len(plan.channel_names) == 1 else CHANNEL_FILES,
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "spacing": [_number(mm) for mm in plan.spacing],
+        "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device)",
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": list(_preprocessing(plan))},
+        "dataset": {"_target_": "Dataset", "data": "$[{'image': i} for i in @datalist]", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": [int(_number(n)) for n in plan.patch_size],
+            "sw_batch_size": 1,
+            "overlap": 0.5,
+            "mode": "gaussian",
+        },
+        "postprocessing": {"_target_": "Compose", "transforms": list(_postprocessing(member))},
+        "handlers": [{"_target_": "StatsHandler", "iteration_log": False}],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+            "amp": False,
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _preprocessing(plan: Plan) -> Iterator[Config]:
+    yield {"_target_": "LoadImaged", **IMAGE}
+    yield {"_target_": "EnsureChannelFirstd", **IMAGE}
+    yield {"_target_": "Orientationd", **IMAGE, "axcodes": "RAS", "labels": None}
+    if plan.crop_nonzero:
+        yield {"_target_": "CropForegroundd", **IMAGE, "source_key": "image", "select_fn": "$lambda x: x != 0"}
+    yield from _normalization(plan)
+    yield {"_target_": "CopyItemsd", **IMAGE, "names": "grid"}
+    yield {"_target_": "Lambdad", "keys": "grid", "func": NEW_GRID}
+    yield {"_target_": "ResampleToMatchd", **IMAGE, "key_dst": "grid", "mode": "bilinear", "padding_mode": "border"}
+    yield {"_target_": "DeleteItemsd", "keys": "grid"}
+    yield {"_target_": "EnsureTyped", **IMAGE, "device": "@device"}
+
+
+def _normalization(plan: Plan) -> Iterator[Config]:
+    """`medseg.data.normalize`, which has a scheme for each channel; MONAI has one for all, or numbers for each."""
+    schemes = plan.normalization
+    kinds = {"tissue" if scheme.get("nonzero") else str(scheme["scheme"]) for scheme in schemes}
+    if kinds == {"percentile"} and len({str(scheme) for scheme in schemes}) == 1:
+        lower, upper = (_number(schemes[0].get(key, value)) for key, value in (("lower", 0.5), ("upper", 99.5)))
+        limits = {"lower": lower, "upper": upper, "b_min": 0.0, "b_max": 1.0, "clip": True}
+        yield {"_target_": "ScaleIntensityRangePercentilesd", **IMAGE, **limits, "channel_wise": True}
+    elif kinds == {"tissue"} and len(schemes) == 1:
+        yield {"_target_": "NormalizeIntensityd", **IMAGE, "nonzero": True}
+    elif kinds == {"tissue"}:  # MONAI's nonzero looks at each channel alone; tissue is what is not 0 in all of them
+        yield {"_target_": "Lambdad", **IMAGE, "func": _TISSUE}
+    elif kinds <= {"ct", "zscore", "none"}:
+        yield from _by_numbers(schemes)
+    else:
+        raise _no(f"normalization {' with '.join(sorted(kinds))}", "its transforms treat all channels alike")
+
+
+_TISSUE = (
+    "$lambda x: torch.where((x != 0).any(0), (x - x[:, (x != 0).any(0)].mean(1).view(-1, 1, 1, 1))"
+    " / x[:, (x != 0).any(0)].std(1, correction=0).clamp(min=1e-8).view(-1, 1, 1, 1), 0.0)"
+)
+
+
+def _by_numbers(schemes: Sequence[Mapping[str, Any]]) -> Iterator[Config]:
+    """Clip, shift and scale by the plan's numbers; None is the case's own mean and standard deviation."""
+    names = [scheme["scheme"] for scheme in schemes]
+    if "ct" in names:
+        low, high = (
+            str([[[[_number(scheme.get(key, other))]]] for scheme in schemes]).replace("inf", "torch.inf")
+            for key, other in (("lower", -math.inf), ("upper", math.inf))
+        )
+        clip = f"$lambda x: x.clamp(torch.tensor({low}), torch.tensor({high}))"
+        yield {"_target_": "Lambdad", **IMAGE, "func": clip}
+    if set(names) != {"none"}:
+        fixed: dict[str, tuple[float | None, float | None]] = {"zscore": (None, None), "none": (0.0, 1.0)}
+        pairs = [fixed.get(scheme["scheme"]) or (_number(scheme["mean"]), _number(scheme["std"])) for scheme in schemes]
+        shift, scale = zip(*pairs, strict=True)
+        numbers = {"subtrahend": list(shift), "divisor": list(scale), "channel_wise": True}
+        yield {"_target_": "NormalizeIntensityd", **IMAGE, **numbers}
+
+
+def _postprocessing(member: Member) -> Iterator[Config]:
+    target = member.target
+    if not isinstance(target, ExclusiveClasses):
+        raise _no(f"target '{target.name}'", "only exclusive classes become one label map there")
+    activation, decision = ("sigmoid", {"threshold": 0.5}) if target.binary else ("softmax", {"argmax": True})
+    yield {"_target_": "Activationsd", **PRED, activation: True}
+    inverted = {"transform": "@preprocessing", "orig_keys": "image", "nearest_interp": False}
+    yield {"_target_": "Invertd", **PRED, **inverted}
+    yield {"_target_": "AsDiscreted", **PRED, **decision}
+    if target.values != list(range(len(target.values))):
+        mapping = {"orig_labels": list(range(len(target.values))), "target_labels": target.values}
+        yield {"_target_": "MapLabelValued", **PRED, **mapping}
+    yield from map(_operation, member.postprocessing)
+    dtype = next(name for name, most in (("uint8", 255), ("uint16", 65_535)) if target.values[-1] <= most)
+    saved = {
+        "output_dir": "@output_dir",
+        "output_postfix": "seg",
+        "separate_folder": False,
+        "output_dtype": f"$numpy.{dtype}",
+    }
+    yield {"_target_": "SaveImaged", **PRED, **saved}
+
+
+def _operation(operation: Mapping[str, Any]) -> Config:
+    """An operation of `medseg.inference.postprocess`: components across corners, holes across faces."""
+    name, value = operation["operation"], int(_number(operation["label"]))
+    if name == "largest_component":
+        return {"_target_": "KeepLargestConnectedComponentd", **PRED, "applied_labels": value, "connectivity": 3}
+    if name == "fill_holes":
+        filled = f"scipy.ndimage.binary_fill_holes((x[0] == {value}).cpu().numpy())"
+        func = f"$lambda x: torch.where((x == 0) & torch.as_tensor({filled}).to(x.device), {value}, x)"
+    elif name == "minimum_size":
+        settings = f"min_size={1000 * _number(operation['ml'])}, by_measure=True, connectivity=3"
+        kept = f"monai.transforms.RemoveSmallObjects({settings})((x == {value}).int())"
+        func = f"$lambda x: torch.where((x == {value}) & ({kept} == 0), 0, x)"
+    else:
+        raise _no(f"post-processing '{name}'", "it has no such operation")
+    return {"_target_": "Lambdad", **PRED, "func": func}
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, int | float):
+        return float(value)
+    raise UnreadableFile(f"the model holds {value!r} (expected a number)", fix="use a folder that medseg train wrote")
+
+
+def _no(feature: str, why: str) -> UsageError:
+    return UsageError(f"a MONAI bundle cannot hold {feature}: {why}", fix="use format=onnx")
