@@ -58,8 +58,9 @@ def train_nnunet(minutes: float, fold: int, output: Path) -> dict[str, Any]:
     environment = {**os.environ, **{name: str(path) for name, path in folders.items()}, "nnUNet_compile": "f"}
     raw = folders["nnUNet_raw"] / "Dataset004_Hippocampus"
     shutil.copytree(data, raw, dirs_exist_ok=True)
+    tools = Path(sys.executable).parent
     run = lambda *words: subprocess.run(words, check=True, env=environment)  # noqa: E731
-    run("nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "3d_fullres", "-np", "2", "--clean")
+    run(str(tools / "nnUNetv2_plan_and_preprocess"), "-d", str(DATASET), "-c", "3d_fullres", "-np", "2", "--clean")
     driver = Path(__file__).with_name("_nnunet_minutes.py")
     run(sys.executable, str(driver), str(DATASET), str(fold), str(minutes * 60))
     dataset = open_dataset(data)
@@ -69,7 +70,7 @@ def train_nnunet(minutes: float, fold: int, output: Path) -> dict[str, Any]:
     for case in cases:
         shutil.copy(case.images[0], images)
     where = ["-d", str(DATASET), "-c", "3d_fullres", "-f", str(fold), "-tr", TRAINER, "-chk", "checkpoint_final.pth"]
-    run("nnUNetv2_predict", "-i", str(images), "-o", str(predictions), *where, "-device", "cpu")
+    run(str(tools / "nnUNetv2_predict"), "-i", str(images), "-o", str(predictions), *where, "-device", "cpu")
     files = [CaseFiles(c.id, c.label, predictions / f"{c.id}.nii.gz") for c in cases if c.label]
     report = Evaluator(dataset.labels).evaluate(files)
     facts = json.loads((base / "facts.json").read_text())
