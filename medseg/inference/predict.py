@@ -55,8 +55,11 @@ def predict_cases(
     """
     require_writable(output)
     record = Record() if record is None else record
-    wanted = {"probabilities": probabilities, "dicom_seg": dicom_seg, "uncertainty": predictor.uncertainty}
-    files = [output_files(case, Path(output), **wanted) for case in cases]
+    doubt = predictor.uncertainty
+    files = [
+        output_files(case, Path(output), probabilities=probabilities, dicom_seg=dicom_seg, uncertainty=doubt)
+        for case in cases
+    ]
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)
