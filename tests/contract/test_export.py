@@ -1,0 +1,59 @@
+"""Every registered model becomes ONNX and TorchScript that compute the same, for batches other than the traced one."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medseg.inference.export import to_onnx
+from medseg.inference.onnx_network import OnnxNetwork
+from medseg.models import MODELS, create_model
+
+onnx = pytest.importorskip("onnx")
+
+
+def tiny(name: str, spatial_dims: int) -> tuple[nn.Module, torch.Tensor]:
+    """The smallest model that still has every part, with weights that leave nothing constant, and a batch of two."""
+    torch.manual_seed(0)
+    wanted: dict[str, Any] = {"base_channels": 4, "deep_supervision": True, "strides": [1, 2, (2, 1, 2)[:spatial_dims]]}
+    wanted |= {"spatial_dims": spatial_dims, "in_channels": 2, "out_channels": 3}
+    model = create_model(name, **{k: v for k, v in wanted.items() if k in MODELS.arguments(name)}).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return model, torch.randn(2, 2, *(4 * d for d in model.divisor))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", MODELS.names())
+def test_onnx_runtime_computes_the_same(name: str, spatial_dims: int) -> None:
+    model, images = tiny(name, spatial_dims)
+    network = to_onnx(model, images)
+    session = OnnxNetwork(network, device=torch.device("cpu"), threads=1)
+    session.check_shapes(images.shape[1:], (3, *images.shape[2:]))
+    for batch in (images[:1], torch.cat([images, -images[:1]])):
+        with torch.no_grad():
+            torch.testing.assert_close(session(batch), model(batch), rtol=1e-4, atol=1e-4)
+    found = onnx.load_model_from_string(network)
+    assert [(entry.domain, entry.version) for entry in found.opset_import] == [("", 18)]
+    assert found.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert b".py" not in network, "it tells where on this machine the code lies"
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", MODELS.names())
+def test_torchscript_computes_the_same(name: str, spatial_dims: int) -> None:
+    model, images = tiny(name, spatial_dims)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(model, images, check_trace=False), buffer)
+        buffer.seek(0)
+        loaded = torch.jit.load(buffer)
+        for batch in (images[:1], torch.cat([images, -images[:1]])):
+            torch.testing.assert_close(loaded(batch), model(batch), rtol=1e-4, atol=1e-5)
