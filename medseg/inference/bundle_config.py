@@ -39,7 +39,7 @@ def inference_config(member: Member) -> Config:
     if plan.spatial_dims != 3:
         raise _no("2D models", "their files have no orientation")
     return {
-        "imports": ["$import glob", *(["$import scipy.ndimage"] if member.postprocessing else [])],
+        "imports": ["$import glob", *(["$import scipy.ndimage as ndimage"] if member.postprocessing else [])],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -82,7 +82,7 @@ def _preprocessing(plan: Plan) -> Iterator[Config]:
         yield {"_target_": "CropForegroundd", **IMAGE, "source_key": "image", "select_fn": "$lambda x: x != 0"}
     yield from _normalization(plan)
     yield {"_target_": "CopyItemsd", **IMAGE, "names": "grid"}
-    yield {"_target_": "Lambdad", "keys": "grid", "func": NEW_GRID}
+    yield {"_target_": "Lambdad", "keys": "grid", "func": NEW_GRID, "allow_missing_keys": True}
     yield {"_target_": "ResampleToMatchd", **IMAGE, "key_dst": "grid", "mode": "bilinear", "padding_mode": "border"}
     yield {"_target_": "DeleteItemsd", "keys": "grid"}
     yield {"_target_": "EnsureTyped", **IMAGE, "device": "@device"}
@@ -159,7 +159,7 @@ def _operation(operation: Mapping[str, Any]) -> Config:
     if name == "largest_component":
         return {"_target_": "KeepLargestConnectedComponentd", **PRED, "applied_labels": value, "connectivity": 3}
     if name == "fill_holes":
-        filled = f"scipy.ndimage.binary_fill_holes((x[0] == {value}).cpu().numpy())"
+        filled = f"ndimage.binary_fill_holes((x[0] == {value}).cpu().numpy())"
         func = f"$lambda x: torch.where((x == 0) & torch.as_tensor({filled}).to(x.device), {value}, x)"
     elif name == "minimum_size":
         settings = f"min_size={1000 * _number(operation['ml'])}, by_measure=True, connectivity=3"
