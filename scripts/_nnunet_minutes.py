@@ -14,7 +14,9 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 def main(dataset: str, fold: int, seconds: float) -> None:
     """nnU-Net's training loop, step by step as its run_training has it, ended by the clock."""
-    trainer = get_trainer_from_args(dataset, "3d_fullres", fold, "nnUNetTrainer", "nnUNetPlans", torch.device("cpu"))
+    trainer = get_trainer_from_args(
+        dataset, "3d_fullres", fold, "nnUNetTrainer", "nnUNetPlans", device=torch.device("cpu")
+    )
     trainer.on_train_start()
     start, steps = time.monotonic(), 0
     trainer.on_epoch_start()

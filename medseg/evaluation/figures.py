@@ -13,9 +13,26 @@ if TYPE_CHECKING:
     from medseg.evaluation.report import Report
 
 BLUE, RED, GREY = "#2a6f97", "#c1121f", "#6b7280"
+# Okabe and Ito (2008), which colour-blind readers can tell apart; the first ones show well on black and on white.
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 VOLUME = "reference_volume_ml"
-MARKERS = "osD"
+MARKERS = "osD^vPX"
 MOST_CLASSES = 24  # more boxes cannot be told apart; the table has them all
+MOST_POINTS = 5000
+
+
+def plotted_classes(report: Report) -> list[str]:
+    """The classes that have a box in the plots: all, or the `MOST_CLASSES` with the worst first headline score."""
+    names, metric = list(report.settings.classes), report.headline[0]
+    if len(names) <= MOST_CLASSES:
+        return names
+    sign = 1 if report.settings.metrics[metric].best == 1 else -1
+
+    def goodness(name: str) -> float:
+        mean = report.aggregates[name]["metrics"][metric]["mean"]
+        return float("inf") if mean is None else sign * mean
+
+    return sorted(names, key=goodness)[:MOST_CLASSES]
 
 
 def draw_distributions(report: Report) -> bytes:
@@ -26,11 +43,16 @@ def draw_distributions(report: Report) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    names = list(report.settings.classes)[:MOST_CLASSES]
+    names, count = plotted_classes(report), len(report.headline)
+    columns = min(count, 4 if len(names) <= 4 else 2 if len(names) <= 10 else 1)
+    rows = -(-count // columns)
     width = max(3.2, 0.55 * len(names) + 1.2)
-    figure = Figure(figsize=(width * len(report.headline), 3.6), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, len(report.headline), squeeze=False)[0], report.headline, strict=True):
+    figure = Figure(figsize=(width * columns, 3.6 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes, metric in zip(panels, report.headline, strict=False):
         _draw_metric(axes, report, metric, names)
+    for axes in panels[count:]:
+        axes.set_visible(False)
     return to_png(figure)
 
 
@@ -44,27 +66,18 @@ def draw_error_against_volume(report: Report) -> bytes | None:
 
     if VOLUME not in report.settings.metrics:
         return None
-    metric = report.headline[0]
     figure = Figure(figsize=(7.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for position, name in enumerate(list(report.settings.classes)[:MOST_CLASSES]):
-        points = [(r.scores[name][VOLUME], r.scores[name][metric]) for r in report.results]
-        shown = [(x, y) for x, y in points if x and y is not None]
-        if shown:
-            marker = MARKERS[position // 10 % len(MARKERS)]
-            x, y = np.array(shown).T
-            axes.scatter(x, y, s=20, marker=marker, color=f"C{position % 10}", alpha=0.7, label=name)
-    chosen = report.settings.metrics[metric]
-    volumes = [v for r in report.results for scores in r.scores.values() if (v := scores[VOLUME])]
-    if volumes and max(volumes) > 10 * min(volumes):
+    axes, metric = figure.subplots(), report.headline[0]
+    volumes = _draw_volumes(axes, report, metric)
+    if volumes.size and volumes.max() > 10 * volumes.min():
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("volume of the reference (ml)")
-    axes.set_ylabel(f"{chosen.key} ({chosen.unit})" if chosen.unit else chosen.key)
+    axes.set_ylabel(_title(report, metric))
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.collections:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return to_png(figure)
 
@@ -98,12 +111,38 @@ def _draw_metric(axes: Any, report: Report, metric: str, names: list[str]) -> No
         )
         axes.scatter(place[scored], values[scored], s=14, color=BLUE, alpha=0.6, linewidths=0, zorder=3)
         axes.scatter(place[~scored], values[~scored], s=28, color=RED, marker="x", zorder=4)
-    chosen = report.settings.metrics[metric]
-    axes.set_title(f"{chosen.key} ({chosen.unit})" if chosen.unit else chosen.key, fontsize=11)
+    axes.set_title(_title(report, metric), fontsize=11)
     slant = {"rotation": 35, "ha": "right"} if len(names) > 4 or max(map(len, names)) > 12 else {}
     axes.set_xticks(range(1, len(names) + 1), names, fontsize=9, **slant)
     axes.set_xlim(0.4, len(names) + 0.6)
-    axes.set_ylim(*((-0.03, 1.03) if chosen.best == 1 else (0, None)))
+    axes.set_ylim(*((-0.03, 1.03) if report.settings.metrics[metric].best == 1 else (0, None)))
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_volumes(axes: Any, report: Report, metric: str) -> np.ndarray:
+    """One colour and marker for each class where they can be told apart, one colour for all otherwise; the volumes."""
+    points = {
+        name: [
+            (x, y)
+            for r in report.results
+            if (x := r.scores[name][VOLUME]) and (y := r.scores[name][metric]) is not None
+        ]
+        for name in report.settings.classes
+    }
+    points = {name: found for name, found in points.items() if found}
+    step = sum(map(len, points.values())) // MOST_POINTS + 1
+    few = len(points) <= len(COLOURS)
+    for position, (name, found) in enumerate(points.items()):
+        look = {"marker": MARKERS[position], "label": name} if few else {}
+        x, y = np.array(found[::step]).T
+        axes.scatter(
+            x, y, s=20 if few else 8, color=COLOURS[position] if few else BLUE, alpha=0.7 if few else 0.3, **look
+        )
+    return np.array([x for found in points.values() for x, _ in found])
+
+
+def _title(report: Report, metric: str) -> str:
+    chosen = report.settings.metrics[metric]
+    return f"{chosen.key} ({chosen.unit})" if chosen.unit else chosen.key

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.evaluation.aggregate import mean_of
-from medseg.evaluation.figures import to_png
+from medseg.evaluation.figures import COLOURS, to_png
 from medseg.evaluation.views import Shown, View
 
 if TYPE_CHECKING:
     from medseg.evaluation.report import Report
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of RAS+ that a plane cuts
+MOST_NAMES = 9  # in a legend
+LEGEND = 0.75  # inches: three lines
+GOLDEN_STEP = 0.618034  # of the colour circle
 
 
 def draw_overlays(report: Report, shown: Sequence[Shown]) -> bytes:
@@ -26,13 +29,13 @@ def draw_overlays(report: Report, shown: Sequence[Shown]) -> bytes:
     from matplotlib.figure import Figure
 
     columns = 3 if len(shown[0].view.spacing) == 3 else 1
-    figure = Figure(figsize=(max(5, 3.7 * columns), 4 * len(shown) + 0.6), layout="constrained", facecolor="white")
-    heights = [4.0] * len(shown) + [0.6]
+    figure = Figure(figsize=(max(5, 3.7 * columns), 4 * len(shown) + LEGEND), layout="constrained", facecolor="white")
+    heights = [4.0] * len(shown) + [LEGEND]
     *rows, bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, one in zip(rows, shown, strict=True):
         row.suptitle(f"{one.title}: {one.result.files.id}   {scores_line(report, one)}", fontsize=11, x=0.01, ha="left")
         _draw_case(row.subplots(1, columns, squeeze=False)[0], report, one.view)
-    _draw_legend(bottom, report)
+    _draw_legend(bottom, report, [one.view for one in shown])
     return to_png(figure, dpi=110)
 
 
@@ -47,10 +50,10 @@ def draw_overlay(report: Report, shown: Shown) -> bytes:
     from matplotlib.figure import Figure
 
     columns = 3 if len(shown.view.spacing) == 3 else 1
-    figure = Figure(figsize=(max(5, 3.7 * columns), 4.6), layout="constrained", facecolor="white")
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.0, 0.6])[:, 0]
+    figure = Figure(figsize=(max(5, 3.7 * columns), 4 + LEGEND), layout="constrained", facecolor="white")
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.0, LEGEND])[:, 0]
     _draw_case(top.subplots(1, columns, squeeze=False)[0], report, shown.view)
-    _draw_legend(bottom, report)
+    _draw_legend(bottom, report, [shown.view])
     return to_png(figure, dpi=110)
 
 
@@ -107,20 +110,33 @@ def scores_line(report: Report, shown: Shown) -> str:
     return ", ".join(parts)
 
 
-def _draw_legend(figure: Any, report: Report) -> None:
+def _draw_legend(figure: Any, report: Report, views: Sequence[View]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    classes = zip(_colours(report), report.settings.classes, strict=True)
-    handles: list[Any] = [Patch(facecolor=colour, label=name) for colour, name in list(classes)[:10]]
+    present = {
+        int(value) for view in views for labels in (view.reference, view.prediction) for value in np.unique(labels)
+    }
+    classes = zip(_colours(report), report.settings.classes.items(), strict=True)
+    there = [(colour, name) for colour, (name, values) in classes if present.intersection(values)]
+    handles: list[Any] = [Patch(facecolor=colour, label=shortened(name)) for colour, name in there[:MOST_NAMES]]
+    if len(there) > MOST_NAMES:
+        handles += [Patch(facecolor="none", label=f"and {len(there) - MOST_NAMES} more")]
     handles += [Patch(facecolor="#9ca3af", alpha=0.5, label="filled: reference")]
     handles += [Line2D([], [], color="#374151", linewidth=1.8, label="line: prediction")]
-    figure.legend(handles=handles, loc="center", ncols=min(6, len(handles)), frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="center", ncols=min(4, len(handles)), frameon=False, fontsize=10)
+
+
+def shortened(name: str, length: int = 24) -> str:
+    """A name that does not push others out of the picture."""
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _colours(report: Report) -> list[Any]:
+    """Few classes: colours that colour-blind readers tell apart; many: hues in steps that keep neighbours apart."""
     from matplotlib import colormaps
 
-    strong = ["#ff7f0e", "#17becf", "#e377c2", "#2ca02c", "#ffdd57", "#d62728", "#9467bd"]
     count = len(report.settings.classes)
-    return strong[:count] if count <= len(strong) else [colormaps["hsv"](i / count) for i in range(count)]
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    return [colormaps["hsv"](i * GOLDEN_STEP % 1) for i in range(count)]

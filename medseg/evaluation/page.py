@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from medseg.evaluation import causes
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from medseg.evaluation.views import Shown
 
 MOST_ROWS = 1000  # of the table of cases; cases.csv has them all
+MOST_GROUPS = 12  # with a table of their own; summary.json has them all
+MOST_NAMES = 12  # of classes with one cause
 
 
 def to_html(report: Report, shown: Sequence[Shown]) -> str:
@@ -30,7 +32,7 @@ def to_html(report: Report, shown: Sequence[Shown]) -> str:
     from jinja2 import Environment, PackageLoader
 
     from medseg import __version__
-    from medseg.evaluation.figures import draw_distributions, draw_error_against_volume
+    from medseg.evaluation.figures import MOST_POINTS, draw_distributions, draw_error_against_volume, plotted_classes
     from medseg.evaluation.overlay import draw_overlay, scores_line
 
     environment = Environment(loader=PackageLoader("medseg", "evaluation"), autoescape=True, trim_blocks=True)
@@ -47,7 +49,12 @@ def to_html(report: Report, shown: Sequence[Shown]) -> str:
         rules=RULES,
         distributions=as_text(draw_distributions(report)),
         volumes=None if volumes is None else as_text(volumes),
+        plotted=plotted_classes(report),
+        groups=list(report.aggregates_by_stratum.items())[:MOST_GROUPS],
         shown=[(one, scores_line(report, one), as_text(draw_overlay(report, one))) for one in shown],
+        by_cause=by_cause,
+        most_names=MOST_NAMES,
+        most_points=MOST_POINTS,
         cause_rules=causes.RULES,
         rows=worst_first(report)[: max(1, MOST_ROWS // len(report.settings.classes))],
     )
@@ -63,6 +70,13 @@ def worst_first(report: Report) -> list[CaseResult]:
         return float("inf") if mean is None else sign * mean
 
     return sorted(report.results, key=badness)
+
+
+def by_cause(found: Mapping[str, str]) -> dict[str, list[str]]:
+    """Cause -> classes, in the order of the rules."""
+    order = list(causes.RULES)
+    named = sorted(set(found.values()), key=lambda cause: order.index(cause.partition(" (")[0]))
+    return {cause: [name for name, its in found.items() if its == cause] for cause in named}
 
 
 def as_text(png: bytes) -> str:

@@ -108,7 +108,7 @@ def sides_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def read_view(result: CaseResult, settings: Settings) -> View:
-    """Read what a picture of a case needs; an image that cannot be used is left out."""
+    """Read what a picture of a case needs; an image that cannot be used is left out, as are ignored voxels."""
     reference = relabelled(read_labels(result.files.reference), settings.relabel_references)
     geometry = reference.geometry
     prediction = np.zeros_like(reference.array)
@@ -117,10 +117,11 @@ def read_view(result: CaseResult, settings: Settings) -> View:
         same = geometry.difference(volume.geometry) is None
         prediction = volume.array if same else resample_nearest(volume, geometry)[None]
     image = _background(result, geometry)
+    counted = reference.array != settings.ignore_label  # all of them, if it is None
     return View(
         None if image is None else to_canonical(image, geometry)[0],
-        to_canonical(reference.array, geometry)[0],
-        to_canonical(prediction, geometry)[0],
+        to_canonical(np.where(counted, reference.array, 0), geometry)[0],
+        to_canonical(np.where(counted, prediction, 0), geometry)[0],
         geometry.canonical().spacing,
     )
 

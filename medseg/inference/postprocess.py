@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import UsageError, nearest
-from medseg.evaluation.causes import dice
 from medseg.evaluation.components import label_components
+from medseg.evaluation.overlap import dice
 
 Operation = Mapping[str, Any]
 Crop = tuple[np.ndarray, np.ndarray, Sequence[float]]

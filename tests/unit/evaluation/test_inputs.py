@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from medseg.cli import main
-from medseg.errors import BadDataset, BadLabels, UsageError
+from medseg.errors import BadDataset, BadLabels, BadVoxels, UsageError
 from medseg.evaluation import Evaluator, evaluate_folders
 
 
@@ -115,7 +115,7 @@ def test_nan_probabilities_are_refused(folders):
     channels = np.full((12, 12, 12, 2), np.nan)
     for i in range(6):
         save(folders / "pred" / f"c{i}_probabilities.nii.gz", channels, np.float32)
-    with pytest.raises(Exception, match=r"c0.*(NaN|finite)"):
+    with pytest.raises(BadVoxels, match=r"case c0.*voxels are NaN"):
         evaluate_folders(folders / "pred", folders / "ref", metrics=["ece"], progress=False)
 
 
