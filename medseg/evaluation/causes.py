@@ -105,7 +105,7 @@ def _other_geometry(prediction: np.ndarray, reference: np.ndarray) -> str | None
             prediction.shape[axis] - 1 - voxels[axis] if flipped else voxels[axis]
             for axis, flipped in zip(order, flips, strict=True)
         )
-        scores[order, flips] = 2 * step * np.count_nonzero(reference[moved]) / max(total, 1)
+        scores[order, flips] = 2 * step * int(np.count_nonzero(reference[moved])) / max(int(total), 1)
     (order, flips), score = max(scores.items(), key=lambda item: item[1])
     if score < next(iter(scores.values())) + GAIN:
         return None

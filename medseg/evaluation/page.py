@@ -10,7 +10,7 @@ from medseg.evaluation import causes
 from medseg.evaluation.aggregate import foreground_mean, mean_of
 from medseg.evaluation.case import CaseResult
 from medseg.evaluation.overlap import COUNTS
-from medseg.evaluation.summary import BOUNDARIES, RULES, definitions
+from medseg.evaluation.summary import BOUNDARIES, RULES, chosen_rules, definitions
 from medseg.evaluation.tables import format_number
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def to_html(report: Report, shown: Sequence[Shown]) -> str:
         definitions=definitions(report),
         boundary=BOUNDARIES[report.settings.surface],
         rules=RULES,
+        chosen_rules=chosen_rules(report),
         distributions=as_text(draw_distributions(report)),
         volumes=None if volumes is None else as_text(volumes),
         plotted=plotted_classes(report),

@@ -20,9 +20,9 @@ BOUNDARIES = {
     "voxel": "Foreground voxels with a background neighbour across a face, each counting once, as in MONAI.",
 }
 RULES = {
-    "empty": "Class in neither label map: undefined (null), counted in n_empty, in no mean.",
+    "empty": "Class in neither label map: undefined (null), counted in n_empty, in no mean, unless a rule was chosen.",
     "penalised": "Class missed or invented, or no prediction at all: the metric's worst value (0; for distances the "
-    "image's diagonal in mm), counted in n_penalised, in the mean.",
+    "image's diagonal in mm), counted in n_penalised, in the mean, unless a rule was chosen.",
     "detected": "mean_detected is over cases where reference and prediction both have the class; detection_rate is "
     "their share of the cases whose reference has it.",
 }
@@ -86,6 +86,18 @@ def class_key(values: tuple[int, ...]) -> str:
 def definitions(report: Report) -> dict[str, str]:
     """What every number means, counts left out."""
     return {metric.key: metric.definition for name, metric in report.settings.metrics.items() if name not in COUNTS}
+
+
+def chosen_rules(report: Report) -> dict[str, str]:
+    """Metrics whose rule for empty masks was chosen for this evaluation -> the rule, in words; mostly none."""
+    rules: dict[str, list[str]] = {}
+    for key, metric in _scores(report).items():
+        if metric.empty != type(metric).empty:
+            words = ", ".join(
+                f"{situation.replace('_', ' ')}: {verdict}" for situation, verdict in metric.empty.items()
+            )
+            rules.setdefault(words, []).append(key)
+    return {", ".join(keys): words for words, keys in rules.items()}
 
 
 def _with_keys(entry: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:

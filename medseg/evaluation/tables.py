@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from medseg.evaluation.summary import chosen_rules
+
 if TYPE_CHECKING:
     from medseg.evaluation.report import Report
 
@@ -58,7 +60,8 @@ def _rows(report: Report, escape: Callable[[str], str]) -> list[list[str]]:
     heads = [f"{metric.key} ({metric.unit})" if metric.unit else metric.key for metric in metrics]
     rows = [["Class", *heads, "Found", "Penalised", "Empty"]]
     for name, entry in report.aggregates.items():
-        scores = [format_interval(entry["metrics"][metric]) for metric in report.headline]
+        summaries = [entry["metrics"][metric] for metric in report.headline]
+        scores = [f"{format_interval(one)} / {format_number(one['median'], 3)}" for one in summaries]
         found = f"{entry['n_detected']}/{entry['n_reference']}"
         rows.append([name, *scores, found, str(entry["n_penalised"]), str(entry["n_empty"])])
     return [[escape(cell) for cell in row] for row in rows]
@@ -67,7 +70,9 @@ def _rows(report: Report, escape: Callable[[str], str]) -> list[list[str]]:
 def _caption(report: Report) -> str:
     units = "cases" if report.clusters is None else f"{len(set(report.clusters.values()))} clusters of cases"
     percent = f"{100 * report.confidence:g} %"
+    chosen = [f"empty masks of {keys}: {rule}" for keys, rule in chosen_rules(report).items()]
+    empty = "; ".join(chosen or ["missed and invented structures at the worst value"])
     return (
-        f"{len(report.results)} cases. Mean ({percent} BCa bootstrap interval over {units}), missed and invented "
-        f"structures at the worst value. Boundaries: {report.settings.surface}. Evaluated with medseg."
+        f"{len(report.results)} cases. Mean ({percent} BCa bootstrap interval over {units}) / median; {empty}. "
+        f"Boundaries: {report.settings.surface}. Evaluated with medseg."
     )

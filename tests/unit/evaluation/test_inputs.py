@@ -127,9 +127,21 @@ def test_files_for_papers_and_for_programs(folders):
     text = (folders / "out" / "report.md").read_text()
     assert text.startswith("| Class | Dice |")
     assert "6/6" in text
+    dice = report.aggregates["1"]["metrics"]["dice"]
+    assert f"{dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f}) / {dice['median']:.3f}" in text
+    assert "missed and invented structures at the worst value" in text
     tex = (folders / "out" / "table.tex").read_text()
     assert r"\toprule" in tex
     assert tex.count(r"\\") == 2
+
+
+def test_a_chosen_rule_for_empty_masks_stands_where_the_default_did(folders):
+    rule = {"dice": {"both_empty": "best"}}
+    evaluate_folders(folders / "pred", folders / "ref", folders / "out", empty=rule, progress=False)
+    for file in ("report.md", "table.tex", "report.html"):
+        text = (folders / "out" / file).read_text()
+        assert "both empty: best" in text
+        assert "structures at the worst value" not in text
 
 
 def test_latex_survives_odd_names(folders):
