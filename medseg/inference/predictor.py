@@ -101,7 +101,13 @@ class Predictor:
         given = [folder] if isinstance(folder, str | Path) else list(folder)
         members = [load_member(found, profile) for one in given for found in model_folders(Path(one))]
         return cls(
-            members, overlap=overlap, tta=tta, window_batch=window_batch, max_ram=max_ram, postprocess=postprocess
+            members,
+            overlap=overlap,
+            tta=tta,
+            window_batch=window_batch,
+            max_ram=max_ram,
+            postprocess=postprocess,
+            uncertainty=uncertainty,
         )
 
     @property
