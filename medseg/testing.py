@@ -19,7 +19,39 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medseg.models import MODELS
+from medseg.models.table import describe
 from medseg.targets import Target, build_target
+
+# The smallest width and depth that still has every part, by the names that constructors give them.
+TINY: dict[str, Any] = {
+    "base_channels": 4,
+    "deep_supervision": True,
+    "depth": 2,
+    "depths": (2, 2, 2),
+    "embed_dim": 8,
+    "image_size": 32,
+    "num_heads": 2,
+    "window_size": 4,
+}
+
+
+def model_cases() -> list[tuple[str, int]]:
+    """(name, spatial_dims) of every registered model in every dimension that it takes: what a contract test sweeps."""
+    return [(name, dims) for name in MODELS.names() for dims in describe(name).spatial_dims]
+
+
+def tiny_arguments(name: str, spatial_dims: int) -> dict[str, Any]:
+    """Arguments of a registered model for two image channels and three classes, as narrow as `TINY` makes it.
+
+    Only those that the model takes; anisotropic `strides` instead of `depth` where it takes both.
+    """
+    known = MODELS.arguments(name)
+    wanted = {**TINY, "spatial_dims": spatial_dims, "in_channels": 2, "out_channels": 3}
+    if "strides" in known:
+        wanted = {**wanted, "strides": [1, 2, (2, 1, 2)[:spatial_dims]]}
+        del wanted["depth"]
+    return {key: value for key, value in wanted.items() if key in known}
 
 
 def check_model(model: nn.Module, *, spatial_dims: int, in_channels: int = 1, out_channels: int = 2) -> None:

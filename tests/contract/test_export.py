@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from torch import nn
 
 from medseg.inference.export import to_onnx
 from medseg.inference.onnx_network import OnnxNetwork
-from medseg.models import MODELS, create_model
+from medseg.models import create_model
+from medseg.testing import model_cases, tiny_arguments
 
 onnx = pytest.importorskip("onnx")
 
@@ -20,17 +20,14 @@ onnx = pytest.importorskip("onnx")
 def tiny(name: str, spatial_dims: int) -> tuple[nn.Module, torch.Tensor]:
     """The smallest model that still has every part, with weights that leave nothing constant, and a batch of two."""
     torch.manual_seed(0)
-    wanted: dict[str, Any] = {"base_channels": 4, "deep_supervision": True, "strides": [1, 2, (2, 1, 2)[:spatial_dims]]}
-    wanted |= {"spatial_dims": spatial_dims, "in_channels": 2, "out_channels": 3}
-    model = create_model(name, **{k: v for k, v in wanted.items() if k in MODELS.arguments(name)}).eval()
+    model = create_model(name, **tiny_arguments(name, spatial_dims)).eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, 0.5, 1.5)
     return model, torch.randn(2, 2, *(4 * d for d in model.divisor))
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize(("name", "spatial_dims"), model_cases())
 def test_onnx_runtime_computes_the_same(name: str, spatial_dims: int) -> None:
     model, images = tiny(name, spatial_dims)
     network = to_onnx(model, images)
@@ -45,8 +42,7 @@ def test_onnx_runtime_computes_the_same(name: str, spatial_dims: int) -> None:
     assert b".py" not in network, "it tells where on this machine the code lies"
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize(("name", "spatial_dims"), model_cases())
 def test_torchscript_computes_the_same(name: str, spatial_dims: int) -> None:
     model, images = tiny(name, spatial_dims)
     buffer = io.BytesIO()

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from medseg.errors import UsageError
 from medseg.models import MODELS, create_model
 from medseg.models.table import describe
-from medseg.testing import check_model
+from medseg.testing import check_model, model_cases, tiny_arguments
 
-TINY = {"base_channels": 4, "depth": 2, "deep_supervision": True}
-
-
-def tiny(name: str, spatial_dims: int) -> dict[str, Any]:
-    """Arguments for the smallest model that still has every part; only those that the model takes."""
-    wanted = {**TINY, "spatial_dims": spatial_dims, "in_channels": 2, "out_channels": 3}
-    if "depth" not in MODELS.arguments(name):
-        wanted["strides"] = [1, 2, 2]
-    return {key: value for key, value in wanted.items() if key in MODELS.arguments(name)}
+CASES = model_cases()
+FLAT = [name for name, dims in CASES if dims == 2]
 
 
 @pytest.fixture(autouse=True)
@@ -28,34 +19,33 @@ def _one_seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize(("name", "spatial_dims"), CASES)
 def test_model_keeps_the_contract(name: str, spatial_dims: int) -> None:
-    model = create_model(name, **tiny(name, spatial_dims))
+    model = create_model(name, **tiny_arguments(name, spatial_dims))
     check_model(model, spatial_dims=spatial_dims, in_channels=2, out_channels=3)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", FLAT)
 def test_exported_model_computes_the_same(name: str) -> None:
-    model = create_model(name, **tiny(name, 2)).eval()
+    model = create_model(name, **tiny_arguments(name, 2)).eval()
     image = torch.randn(1, 2, *(2 * d for d in model.divisor))
     exported = torch.export.export(model, (image,)).module()
     torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", FLAT)
 def test_compiler_takes_the_whole_model_as_one_graph(name: str) -> None:
     torch.compiler.reset()
-    model = create_model(name, **tiny(name, 2)).to(memory_format=torch.channels_last).eval()
+    model = create_model(name, **tiny_arguments(name, 2)).to(memory_format=torch.channels_last).eval()
     image = torch.randn(1, 2, *(2 * d for d in model.divisor)).to(memory_format=torch.channels_last)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", FLAT)
 def test_bfloat16_channels_last_is_close_to_float32(name: str) -> None:
-    model = create_model(name, **tiny(name, 2)).eval()
+    model = create_model(name, **tiny_arguments(name, 2)).eval()
     image = torch.randn(2, 2, *(4 * d for d in model.divisor))
     with torch.no_grad():
         exact = model(image)
@@ -70,15 +60,15 @@ def test_bfloat16_channels_last_is_close_to_float32(name: str) -> None:
 def test_anisotropic_strides_set_the_divisor(name: str) -> None:
     if "strides" not in MODELS.arguments(name):
         pytest.skip(f"{name} takes no strides")
-    arguments = tiny(name, 3) | {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}
+    arguments = tiny_arguments(name, 3) | {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}
     model = create_model(name, **arguments)
     assert tuple(model.divisor) == (2, 4, 4)
     check_model(model, spatial_dims=3, in_channels=2, out_channels=3)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", FLAT)
 def test_wrong_size_is_refused_with_the_fitting_one(name: str) -> None:
-    model = create_model(name, **tiny(name, 2))
+    model = create_model(name, **tiny_arguments(name, 2))
     size = [2 * d for d in model.divisor]
     with pytest.raises(UsageError, match=rf"pad to \({size[0]}, {size[1]}\)"):
         model(torch.zeros(1, 2, size[0] - 1, size[1]))
