@@ -25,7 +25,7 @@ COMMANDS = {
 }
 FLAGS = """flags:
   -h, --help          this text, or the keys of a verb
-  -m, --multirun      run once for every combination: model=unet,unetpp seed=0,1,2
+  -m, --multirun      run once for every combination: model=unet,unetpp seed=0,1,2 (hydra/launcher=slurm: on a cluster)
   --config-dir DIR    also search DIR for configs (DIR/model/mine.yaml: model=mine)
   --cfg               print the composed config and stop
 """
@@ -81,13 +81,19 @@ def run(words: list[str]) -> int:
         return 0
     overrides, config_dir, flags = split_flags(rest)
     from medseg.compose import compose
+    from medseg.launch import launch, split_launcher
     from medseg.sweep import sweep
 
+    overrides, launcher = split_launcher(overrides)
+    if launcher and "multirun" not in flags:
+        raise UsageError("hydra/launcher sends the jobs of a multirun", fix="add --multirun")
     jobs = sweep(verb, overrides, config_dir) if "multirun" in flags else []
     configs = [config for _, config in jobs] or [compose(verb, overrides, config_dir)]
     if "cfg" in flags:
         print("\n".join(json.dumps(config, indent=2) for config in configs))
         return 0
+    if launcher:
+        return launch(verb, [job for job, _ in jobs], launcher)
     return run_jobs(verb, jobs) if jobs else call(verb, configs[0])
 
 

@@ -72,6 +72,34 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     return config  # type: ignore[return-value]
 
 
+def compose_launcher(words: Sequence[str]) -> dict[str, Any]:
+    """Settings of a launcher, from ``["hydra/launcher=slurm", "hydra.launcher.mem_gb=8"]``.
+
+    Raises:
+        UsageError: no launcher is named, it is not known, or a setting is not.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    known = options("hydra/launcher")
+    named = [word.partition("=")[2] for word in words if _name(word) == "hydra/launcher"]
+    if not named:
+        raise UsageError("hydra.launcher has settings but no name", fix="add hydra/launcher=slurm")
+    if named[-1] not in known:
+        raise UsageError(f"hydra/launcher={named[-1]}: {nearest(named[-1], known)}")
+    settings = _load(f"hydra/launcher/{named[-1]}.yaml")
+    try:
+        given = OverridesParser.create().parse_overrides([word for word in words if _name(word) != "hydra/launcher"])
+    except OverrideParseException as error:
+        raise syntax_error(error) from error
+    for override in given:
+        key = override.key_or_group.removeprefix("hydra.launcher.")
+        if key not in settings:
+            raise UsageError(f"there is no key 'hydra.launcher.{key}': {nearest(key, settings)}")
+        settings[key] = override.value()
+    return settings
+
+
 def expand(word: str) -> list[str]:
     """``data=DIR`` -> ``data=folder data.path=DIR data.name=NAME``; every other word stays as it is.
 

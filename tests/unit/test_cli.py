@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medseg.cli import COMMANDS, main, split_flags
-from medseg.compose import VERBS, compose, expand, options
+from medseg.compose import VERBS, compose, compose_launcher, expand, options
 from medseg.errors import BadDataset, UsageError
 from medseg.models import MODELS
 
@@ -77,6 +77,9 @@ def test_every_config_file_composes(path):
     group = path.parent.name
     if group == "configs":
         assert compose(path.stem, required(path.stem))
+        return
+    if group == "launcher":
+        assert compose_launcher([f"hydra/launcher={path.stem}"])["cluster"] == path.stem
         return
     extra = ["data.name=n", "data.path=p"] if path.stem == "folder" else []
     assert compose("train", [f"{group}={path.stem}", *extra])
