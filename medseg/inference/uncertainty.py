@@ -1,4 +1,7 @@
-"""How sure a prediction is, voxel by voxel, from the probabilities of one network or of several."""
+"""How sure a prediction is, voxel by voxel, from the probabilities of one network or of several.
+
+Several: the members of an ensemble, the passes of Monte Carlo dropout, or all passes of all members.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,11 @@ MEASURES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
 }
 
 
-def check_measure(name: str | None, members: int) -> str | None:
+def check_measure(name: str | None, networks: int) -> str | None:
     """The name, if it is one. Raises UsageError for an unknown one, or for disagreement of a single network."""
     if name is not None and name not in MEASURES:
         raise UsageError(f"unknown uncertainty '{name}': {nearest(name, MEASURES)}")
-    if name == "mutual_information" and members < 2:
-        raise UsageError("mutual_information needs an ensemble", fix="give several models, or uncertainty=entropy")
+    if name == "mutual_information" and networks < 2:
+        fix = "give several models, mc_dropout=10, or uncertainty=entropy"
+        raise UsageError("mutual_information needs an ensemble or several passes of mc_dropout", fix=fix)
     return name

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medseg.errors import UsageError
-from medseg.inference.postprocess import choose_postprocessing, common_operations, postprocess
+from medseg.inference.postprocess import common_operations, postprocess
+from medseg.inference.postprocess_choice import choose_postprocessing
 
 SPACING = (1.0, 1.0, 2.0)
 LABELS = {"background": 0, "organ": 1, "lesion": 5}
