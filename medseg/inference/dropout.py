@@ -41,7 +41,8 @@ class FixedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, ...) -> the same shape; all of a batch share the mask."""
         shape = (1, x.shape[1], *[1] * (x.ndim - 2)) if self.channels else (1, *x.shape[1:])
-        random = torch.Generator(x.device).manual_seed(self.seed)
+        # The meta device, on which memory is counted, has neither numbers nor generators.
+        random = None if x.is_meta else torch.Generator(x.device).manual_seed(self.seed)
         kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate, generator=random)
         return x * kept.div_(1 - self.rate)
 
