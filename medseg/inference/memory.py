@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FLOAT = 4
 BLOCK_COPIES = 4  # planes that wait, resized planes, their blend, what is decoded
+MORE_COPIES = 6  # of every further stream of planes: they wait for one another, and fragment the heap; measured
 LIBRARIES = 128 * 2**20  # code loaded on first use, and what convolutions hold beside their tensors; measured
 
 
@@ -160,11 +161,11 @@ def predict_need(
         for s in grids
     ]
     voxels = prod(grid.shape) + sum(map(prod, prepared)) + resampled
-    several = list(scales) != [1.0]  # planes of every scale wait for those of the others
+    streams = len(members) * passes * (len(scales) if list(scales) == [1.0] else len(scales) + 1)
     return MemoryNeed(
         image=image * (2 * prod(grid.shape) + sum(map(prod, prepared)) + resampled) + mask * 2 * voxels,
         logits=passes * (sum(slabs) + skip_empty * sum(windows)),
-        blocks=BLOCK_COPIES * block * len(members) * passes * (1 + several * len(scales)),
+        blocks=(BLOCK_COPIES + MORE_COPIES * (streams - 1)) * block,
         network=LIBRARIES + max(member.host_bytes(window_batch) for member in members),
         output=prod(grid.shape) * (2 + 2 * FLOAT * channels * probabilities),
     )

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import partial, reduce
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -321,9 +321,10 @@ class Predictor:
         doubt = np.empty(shape, np.float32) if self.uncertainty else None
         inside = None if case.mask is None else torch.from_numpy(np.moveaxis(case.mask, axis, 0))
         streams = self._streams(case, runner, axis, blocks)
-        for (start, stop), parts in zip(blocks, zip(*streams, strict=True), strict=True):
-            mean = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+        for start, stop in blocks:
+            parts = [next(stream) for stream in streams]
             unsure = MEASURES[self.uncertainty](parts) if self.uncertainty else None
+            mean = reduce(Tensor.add_, parts).div_(len(parts))
             if inside is not None:  # outside of the mask no class is probable, which every target decodes as background
                 mean = mean * inside[start:stop, None]
                 unsure = None if unsure is None else unsure * inside[start:stop]
@@ -334,6 +335,7 @@ class Predictor:
                 np.moveaxis(shares, 1 + axis, 0)[start:stop] = mean.numpy()
             if doubt is not None and unsure is not None:
                 np.moveaxis(doubt, axis, 0)[start:stop] = unsure.numpy()
+            del parts, mean, unsure  # before the streams make the next
         assert labels is not None
         return labels, shares, doubt
 

@@ -207,7 +207,8 @@ def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...
         before = max(0, want - have) // 2
         padding.append((before, max(0, want - have) - before))
         inside.append(slice(before, before + have))
-    return F.pad(image, [side for pair in reversed(padding) for side in pair]), tuple(inside)
+    sides = [side for pair in reversed(padding) for side in pair]
+    return F.pad(image, sides) if any(sides) else image, tuple(inside)  # F.pad copies even where it adds nothing
 
 
 def _at(corner: Sequence[int], size: Sequence[int]) -> Window:

@@ -6,6 +6,7 @@ Several: the members of an ensemble, the passes of Monte Carlo dropout, or all p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from math import log
 
 import torch
@@ -23,7 +24,7 @@ def predictive_entropy(parts: Sequence[Tensor]) -> Tensor:
     Returns:
         (n, *R) in units of log K (K = 1: log 2), so that numbers of classes can be compared.
     """
-    return _entropy(torch.stack(list(parts)).mean(0) if len(parts) > 1 else parts[0])
+    return _entropy(reduce(torch.add, parts) / len(parts))  # a stack would hold all of them twice
 
 
 def mutual_information(parts: Sequence[Tensor]) -> Tensor:

