@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.data.case_files import image_files
+from medseg.data.case_files import image_files, label_files
 from medseg.data.dataset import Case, open_dataset
-from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UsageError
+from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UnreadableFile, UsageError
 from medseg.io import (
     KNOWN_ENDINGS,
     Geometry,
@@ -24,8 +24,11 @@ from medseg.io import (
     holds_dicom,
     read_channels,
     read_geometry,
+    read_labels,
+    to_canonical,
 )
 
+Mask = str | Path | np.ndarray
 Source = str | Path | Sequence[str | Path] | Case | Volume | np.ndarray
 SHARD = re.compile(r"(\d+)/(\d+)")
 CHANNEL_COLUMN = re.compile(r"image(_\d{4})?")
@@ -123,6 +126,37 @@ def read_source(source: Volume | list[Path], nan: Literal["refuse", "zero"], cas
     except MedsegError as error:
         error.case = case
         raise
+
+
+def read_mask(mask: Mask, geometry: Geometry, case: str | None) -> np.ndarray:
+    """Where a mask is not 0, (*S) bool in canonical orientation.
+
+    Args:
+        mask: file, or folder with a file of each case's name, or array (*S) in the image's axis order.
+        geometry: of the image.
+        case: name.
+
+    Raises:
+        InputRefused: there is no file for the case, it cannot be read, or is on another grid than the image.
+    """
+    if isinstance(mask, np.ndarray):
+        array, difference = mask, None if mask.shape == geometry.shape else f"its shape is {mask.shape}"
+    else:
+        path = _mask_file(Path(mask).expanduser(), case)
+        volume = read_labels(path, case=case)
+        array, difference = volume.array[0], geometry.difference(volume.geometry)
+    if difference is not None:
+        raise BadGeometry(f"the mask is on another grid than the image: {difference}", case=case)
+    return np.ascontiguousarray(to_canonical((array != 0)[None], geometry)[0])
+
+
+def _mask_file(mask: Path, case: str | None) -> Path:
+    if not mask.is_dir():
+        return mask
+    found = label_files(mask).get(case or "")
+    if found is None:
+        raise UnreadableFile("the folder of masks has none for this case", case=case, path=mask, fix="name it like it")
+    return found
 
 
 def _volume(array: np.ndarray, spacing: Sequence[float] | None, case: str | None) -> Volume:

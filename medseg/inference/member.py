@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class Member:
             return batch * self.window_bytes
         shape = (batch, len(self.plan.channel_names), *self.plan.patch_size)
         return activation_bytes(self.network, shape, self.profile.dtype)
+
+    def host_bytes(self, batch: int) -> int:
+        """Most bytes of main memory that so many windows take: all of the activations, or what comes and goes."""
+        if self.profile.device.type == "cpu":
+            return self.activation_bytes(batch)
+        return 4 * batch * (len(self.plan.channel_names) + 2 * self.target.out_channels) * prod(self.plan.patch_size)
 
     def _swapped(self, flip: Sequence[int]) -> list[int]:
         """Channel order after mirroring: left and right classes change places on an axis that swaps them."""

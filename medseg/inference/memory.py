@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FLOAT = 4
 BLOCK_COPIES = 4  # planes that wait, resized planes, their blend, what is decoded
+MORE_COPIES = 6  # of every further stream of planes: they wait for one another, and fragment the heap; measured
 LIBRARIES = 128 * 2**20  # code loaded on first use, and what convolutions hold beside their tensors; measured
 
 
@@ -116,7 +117,16 @@ def slab_bytes(channels: int, shape: Sequence[int], patch_size: Sequence[int], a
 
 
 def predict_need(
-    members: Sequence[Member], geometry: Geometry, *, window_batch: int, block_bytes: int, probabilities: bool
+    members: Sequence[Member],
+    geometry: Geometry,
+    *,
+    window_batch: int,
+    block_bytes: int,
+    probabilities: bool,
+    passes: int = 1,
+    scales: Sequence[float] = (1.0,),
+    skip_empty: bool = False,
+    mask: bool = False,
 ) -> MemoryNeed:
     """What a case needs, from its header. A crop to the non-zero voxels is not known yet and taken as none.
 
@@ -126,6 +136,10 @@ def predict_need(
         window_batch: windows per network call.
         block_bytes: planes that are restored and decoded at a time have about this size, and at least one plane.
         probabilities: whether all of them are to be returned.
+        passes: of every member; each holds logits of its own.
+        scales: of the test-time augmentation; so does each of them, beside an image of its size.
+        skip_empty: whether every stream keeps the logits of an empty window.
+        mask: whether there is one.
 
     Raises:
         InputRefused: a 2D image for a 3D model or the other way round.
@@ -138,11 +152,21 @@ def predict_need(
     axis = longest_axis(prepared[0], members[0].plan.patch_size)
     planes = [FLOAT * channels * prod(s) // s[axis] for s in (grid.shape, *prepared)]
     block = min(max(block_bytes, *planes), FLOAT * channels * prod(grid.shape))
+    scaled = [[[max(1, round(n * scale)) for n in s] for scale in scales] for s in prepared]
+    resampled = sum(prod(s) for grids, own in zip(scaled, prepared, strict=True) for s in grids if s != list(own))
+    windows = [FLOAT * channels * prod(member.plan.patch_size) * len(scales) for member in members]
+    slabs = [
+        slab_bytes(channels, s, member.plan.patch_size, axis)
+        for member, grids in zip(members, scaled, strict=True)
+        for s in grids
+    ]
+    voxels = prod(grid.shape) + sum(map(prod, prepared)) + resampled
+    streams = len(members) * passes * (len(scales) if list(scales) == [1.0] else len(scales) + 1)
     return MemoryNeed(
-        image=image * (2 * prod(grid.shape) + sum(map(prod, prepared))),
-        logits=sum(slab_bytes(channels, s, m.plan.patch_size, axis) for m, s in zip(members, prepared, strict=True)),
-        blocks=BLOCK_COPIES * block * len(members),
-        network=LIBRARIES + max(member.activation_bytes(window_batch) for member in members),
+        image=image * (2 * prod(grid.shape) + sum(map(prod, prepared)) + resampled) + mask * 2 * voxels,
+        logits=passes * (sum(slabs) + skip_empty * sum(windows)),
+        blocks=(BLOCK_COPIES + MORE_COPIES * (streams - 1)) * block,
+        network=LIBRARIES + max(member.host_bytes(window_batch) for member in members),
         output=prod(grid.shape) * (2 + 2 * FLOAT * channels * probabilities),
     )
 
@@ -178,10 +202,14 @@ def must_spill(need: MemoryNeed, budget: int | None) -> bool:
 
 
 class PeakMeter:
-    """The most memory that the process held since the meter was made, above what it held then; Linux only."""
+    """The most memory that the process held since the meter was made, above what it held then; Linux only.
 
-    def __init__(self) -> None:
-        self.start = psutil.Process().memory_info().rss
+    Args:
+        start: bytes to measure from instead.
+    """
+
+    def __init__(self, start: int | None = None) -> None:
+        self.start = psutil.Process().memory_info().rss if start is None else start
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held now
 

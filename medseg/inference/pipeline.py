@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -33,6 +33,8 @@ class PreparedCase:
         spill: folder for logits that do not fit into memory.
         warnings: where the case lies outside of what the model was trained on.
         clock: seconds so far.
+        mask: (*S) bool in canonical orientation, where there can be anything; None: everywhere.
+        beside: bytes of the images of cases that were read while this one was in work.
     """
 
     geometry: Geometry
@@ -42,12 +44,14 @@ class PreparedCase:
     spill: Path | None
     warnings: tuple[str, ...]
     clock: Stopwatch
+    mask: np.ndarray | None = None
+    beside: list[int] = field(default_factory=list)
 
 
 class Prepare(Protocol[Item]):
-    """Reads and preprocesses; calls the gate with the bytes that the case will need before it takes them."""
+    """Reads and preprocesses; calls the gate with what the case will need before it takes it."""
 
-    def __call__(self, source: Item, /, *, gate: Callable[[int], None]) -> PreparedCase: ...
+    def __call__(self, source: Item, /, *, gate: Callable[[MemoryNeed], None]) -> PreparedCase: ...
 
 
 def overlapped(
@@ -67,7 +71,7 @@ def overlapped(
     queue = iter(sources)
     with ThreadPoolExecutor(1, thread_name_prefix="medseg-read") as reader:
 
-        def ahead(gate: Callable[[int], None]) -> Future[PreparedCase] | None:
+        def ahead(gate: Callable[[MemoryNeed], None]) -> Future[PreparedCase] | None:
             return next((reader.submit(prepare, source, gate=gate) for source in queue), None)
 
         upcoming = ahead(_open_gate)
@@ -80,7 +84,7 @@ def overlapped(
                     upcoming = ahead(_open_gate)
                     yield error
                     continue
-                upcoming = ahead(_Gate(case.need.total, finished, max_ram))
+                upcoming = ahead(_Gate(case, finished, max_ram))
                 outcome = _guarded(segment, case)
                 del case
                 yield outcome
@@ -93,16 +97,18 @@ def overlapped(
 class _Gate:
     """Lets the next case in at once if it fits beside the one in work, else when that one is done with."""
 
-    running: int
+    running: PreparedCase
     finished: threading.Event
     max_ram: int | None
 
-    def __call__(self, need: int) -> None:
-        if need + self.running > free_room(self.max_ram):
+    def __call__(self, need: MemoryNeed) -> None:
+        if need.total + self.running.need.total > free_room(self.max_ram):
             self.finished.wait()
+        else:
+            self.running.beside.append(need.image)
 
 
-def _open_gate(need: int) -> None:
+def _open_gate(need: MemoryNeed) -> None:
     """Nothing else is in work."""
 
 

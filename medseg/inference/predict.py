@@ -28,6 +28,7 @@ def predict_cases(
     probabilities: bool = False,
     dicom_seg: bool = False,
     nan: Literal["refuse", "zero"] = "refuse",
+    mask: str | Path | None = None,
     progress: bool = True,
     record: Record | None = None,
 ) -> list[Path]:
@@ -43,6 +44,7 @@ def predict_cases(
         probabilities: write ``<case id>_probabilities.nii.gz`` too.
         dicom_seg: write ``<case id>.dcm`` too, a DICOM-SEG, for cases of DICOM slices.
         nan: ``"refuse"`` or ``"zero"``.
+        mask: a file, or a folder with a file for each case, see `Predictor.predict`.
         progress: show a progress bar on stderr.
         record: takes down files, seconds, warnings and errors.
 
@@ -65,7 +67,9 @@ def predict_cases(
         for case, paths in zip(cases, files, strict=True)
         if overwrite or not all(path.exists() for path in paths.values())
     ]
-    outcomes = predictor.predict_many((case for case, _ in todo), probabilities=probabilities, nan=nan, errors="yield")
+    outcomes = predictor.predict_many(
+        (case for case, _ in todo), probabilities=probabilities, nan=nan, mask=mask, errors="yield"
+    )
     # Closed at once if anything is raised here, else its reader would wait for a turn that never comes.
     with closing(outcomes), _bar(len(todo), progress) as bar, ThreadPoolExecutor(1, "medseg-write") as writer:
         writing: Future[None] | None = None
@@ -144,8 +148,12 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         threads=cfg["threads"],
         overlap=cfg["overlap"],
         tta=cfg["tta"],
+        tta_scales=cfg["tta_scales"],
+        mc_dropout=cfg["mc_dropout"],
         window_batch=cfg["window_batch"],
+        skip_empty=cfg["skip_empty"],
         max_ram=cfg["max_ram"],
+        max_vram=cfg["max_vram"],
         postprocess=cfg["postprocess"],
         uncertainty=cfg["uncertainty"],
     )
@@ -161,6 +169,7 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
             probabilities=cfg["probabilities"],
             dicom_seg=cfg["dicom_seg"],
             nan=cfg["nan"],
+            mask=cfg["mask"],
             record=record,
         )
     finally:

@@ -6,7 +6,8 @@ import logging
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import partial, reduce
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -16,25 +17,34 @@ from torch import Tensor
 
 from medseg.data.dataset import Case
 from medseg.data.plan import Plan
-from medseg.data.preprocess import Preprocessed, preprocess
+from medseg.data.preprocess import preprocess
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import MedsegError, UsageError
+from medseg.inference.dropout import thinned_members
+from medseg.inference.fallback import WindowRunner
 from medseg.inference.guard import outside_training
-from medseg.inference.inputs import Source, read_source, resolve_source, source_geometry
+from medseg.inference.inputs import Mask, Source, read_mask, read_source, resolve_source, source_geometry
 from medseg.inference.member import Member, load_member, model_folders
 from medseg.inference.memory import MemoryNeed, PeakMeter, as_bytes, longest_axis, must_spill, predict_need
 from medseg.inference.pipeline import PreparedCase, overlapped
 from medseg.inference.postprocess import common_operations, postprocess
-from medseg.inference.restore import restore_planes
 from medseg.inference.segmentation import Segmentation
-from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
+from medseg.inference.streams import (
+    BLOCK_BYTES,
+    Streaming,
+    check_scales,
+    decoded_blocks,
+    probability_planes,
+    scaled_images,
+)
 from medseg.inference.uncertainty import MEASURES, check_measure
+from medseg.inference.vram import device_need, fitting_window_batch
 from medseg.io import Geometry, from_canonical
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 16 * 2**20  # of probabilities that are decoded at a time
+Maps = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 class Predictor:
@@ -47,7 +57,15 @@ class Predictor:
         members: trained networks; they share the target.
         overlap: of the sliding window, 0 <= overlap < 1.
         tta: average the logits of every window over mirrored copies along the axes that the plan allows.
-        window_batch: windows per network call.
+        tta_scales: average the logits of the image resampled by these factors, e.g. ``(1.0, 1.25)``; each from 0.25
+            to 4. All scales run at once, so memory stays bounded.
+        mc_dropout: passes of every member with dropout active, see `medseg.inference.dropout`; their mean is decoded.
+            0: one pass without dropout.
+        window_batch: windows per network call, at most; None: what ``max_vram`` allows, up to 16, else 1.
+        skip_empty: of the windows that hold one and the same value everywhere (air), the network sees one only.
+        max_vram: bytes, or e.g. "8G", that weights and windows may take on an accelerator, told before anything runs;
+            None: not limited. Where a device's memory does not suffice all the same, a case goes on with fewer windows
+            per call, then on the CPU.
         max_ram: bytes, or e.g. "8G", that the process may hold; None: what is free. A case whose logits do not fit
             keeps them in a temporary file, and one that does not fit even so is refused before anything is allocated.
         postprocess: apply the operations that are stored with the model (with every model of an ensemble).
@@ -64,17 +82,26 @@ class Predictor:
         *,
         overlap: float = 0.5,
         tta: bool = False,
-        window_batch: int = 1,
+        tta_scales: Sequence[float] = (1.0,),
+        mc_dropout: int = 0,
+        window_batch: int | None = None,
+        skip_empty: bool = False,
         max_ram: int | str | None = None,
+        max_vram: int | str | None = None,
         postprocess: bool = True,
         uncertainty: str | None = None,
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
+        if not isinstance(mc_dropout, int) or mc_dropout < 0:
+            raise UsageError(f"mc_dropout is {mc_dropout} (must be a number of passes, 0 for none)")
         _check_same_target(members)
-        self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
+        self.members, self.overlap, self.tta, self.skip_empty = list(members), overlap, tta, skip_empty
+        self.tta_scales = check_scales(tta_scales)
+        self.passes = [thinned_members(member, mc_dropout) for member in members]
+        self.window_batch = fitting_window_batch(members, window_batch, as_bytes(max_vram))
         self.max_ram = as_bytes(max_ram)
-        self.uncertainty = check_measure(uncertainty, len(members))
+        self.uncertainty = check_measure(uncertainty, sum(map(len, self.passes)))
         self.operations = common_operations([member.postprocessing for member in members]) if postprocess else []
 
     @classmethod
@@ -87,8 +114,12 @@ class Predictor:
         threads: int | None = None,
         overlap: float = 0.5,
         tta: bool = False,
-        window_batch: int = 1,
+        tta_scales: Sequence[float] = (1.0,),
+        mc_dropout: int = 0,
+        window_batch: int | None = None,
+        skip_empty: bool = False,
         max_ram: int | str | None = None,
+        max_vram: int | str | None = None,
         postprocess: bool = True,
         uncertainty: str | None = None,
     ) -> Predictor:
@@ -104,8 +135,12 @@ class Predictor:
             members,
             overlap=overlap,
             tta=tta,
+            tta_scales=tta_scales,
+            mc_dropout=mc_dropout,
             window_batch=window_batch,
+            skip_empty=skip_empty,
             max_ram=max_ram,
+            max_vram=max_vram,
             postprocess=postprocess,
             uncertainty=uncertainty,
         )
@@ -127,6 +162,7 @@ class Predictor:
         spacing: Sequence[float] | None = None,
         probabilities: bool = False,
         nan: Literal["refuse", "zero"] = "refuse",
+        mask: Mask | None = None,
         case: str | None = None,
     ) -> Segmentation:
         """Segment one case.
@@ -137,6 +173,9 @@ class Predictor:
             spacing: voxel size of an array in mm, one number per spatial axis.
             probabilities: also return class probabilities on the input's grid, all of them in memory.
             nan: ``"refuse"`` or ``"zero"`` voxels that are not finite.
+            mask: where there can be anything: a file or an array (*S) in the image's grid, or a folder with a file
+                for each case. Outside of it is background; inside, the result is what it is without a mask; windows
+                that do not touch it are not computed.
             case: name used in errors and in the log; a `Case` has one already.
 
         Raises:
@@ -144,11 +183,8 @@ class Predictor:
             ResourceError: the case does not fit into memory.
         """
         meter = PeakMeter()
-        prepared = self.prepare(source, spacing=spacing, probabilities=probabilities, nan=nan, case=case)
-        segmentation = self.segment(prepared)
-        segmentation.memory["measured"] = meter.peak()
-        logger.info("memory: %s", segmentation.memory)
-        return segmentation
+        prepared = self.prepare(source, spacing=spacing, probabilities=probabilities, nan=nan, mask=mask, case=case)
+        return self._measured(prepared, meter)
 
     def predict_many(
         self,
@@ -157,6 +193,7 @@ class Predictor:
         spacing: Sequence[float] | None = None,
         probabilities: bool = False,
         nan: Literal["refuse", "zero"] = "refuse",
+        mask: Mask | None = None,
         errors: Literal["raise", "yield"] = "raise",
     ) -> Generator[Segmentation | MedsegError]:
         """Segment cases one after the other; the next one is read and preprocessed while the network works.
@@ -168,13 +205,20 @@ class Predictor:
             spacing: of all arrays.
             probabilities: as for `predict`.
             nan: as for `predict`.
+            mask: as for `predict`.
             errors: ``"yield"`` gives the error of a refused case in its place and goes on; ``"raise"`` ends there.
 
         Yields:
-            Segmentations in the order of the sources; their ``memory["measured"]`` is None, as cases overlap.
+            Segmentations in the order of the sources; ``memory["measured"]`` is the process's peak while the case was
+            in work, above what it held before the first, with ``memory["beside"]`` predicted for the next one's image.
         """
-        prepare = partial(self.prepare, spacing=spacing, probabilities=probabilities, nan=nan)
-        with closing(overlapped(prepare, self.segment, sources, self.max_ram)) as outcomes:
+        prepare = partial(self.prepare, spacing=spacing, probabilities=probabilities, nan=nan, mask=mask)
+        start = PeakMeter().start
+
+        def segment(case: PreparedCase) -> Segmentation:
+            return self._measured(case, PeakMeter(start))
+
+        with closing(overlapped(prepare, segment, sources, self.max_ram)) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome, MedsegError) and errors == "raise":
                     raise outcome
@@ -187,49 +231,71 @@ class Predictor:
         spacing: Sequence[float] | None = None,
         probabilities: bool = False,
         nan: Literal["refuse", "zero"] = "refuse",
+        mask: Mask | None = None,
         case: str | None = None,
-        gate: Callable[[int], None] | None = None,
+        gate: Callable[[MemoryNeed], None] | None = None,
     ) -> PreparedCase:
         """The first half of `predict`: read a case and bring it to every member's grid.
 
         Args:
             source: and the other arguments, as for `predict`.
-            gate: called with the bytes that the case will need, before anything is allocated; may wait.
+            gate: called with what the case will need, before anything is allocated; may wait.
         """
         clock = Stopwatch()
         with clock("read"):
             case = source.id if isinstance(source, Case) else case
             resolved = resolve_source(source, spacing, case)
-            need = self.memory_need(source_geometry(resolved, case), probabilities=probabilities)
+            geometry = source_geometry(resolved, case)
+            need = self.memory_need(geometry, probabilities=probabilities, mask=mask is not None)
             if gate is not None:
                 with clock("wait"):
-                    gate(need.total)
+                    gate(need)
             spill = Path(tempfile.gettempdir()) if must_spill(need, self.max_ram) else None
             volume = read_source(resolved, nan, case)
+            inside = None if mask is None else read_mask(mask, volume.geometry, case)
         del source, resolved  # only the prepared arrays are needed in the end
         with clock("preprocess"):
             arrays = [preprocess(volume, member.plan) for member in self.members]
             warnings = outside_training(volume, arrays[0][1], self.plan)
         for warning in warnings:
             logger.warning("%s%s", f"case {case}: " if case else "", warning)
-        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock)
+        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock, inside)
 
     def segment(self, case: PreparedCase) -> Segmentation:
         """The second half of `predict`: network, resampling to the file's grid, labels."""
+        runner = WindowRunner(self.window_batch, self.max_ram)
         with case.clock("restore"):
-            labels, shares, doubt = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
+            labels, shares, doubt = self._segment(case, runner)
             labels = from_canonical(labels[None], case.geometry)[0]
             shares = None if shares is None else from_canonical(shares, case.geometry)
             doubt = None if doubt is None else from_canonical(doubt[None], case.geometry)[0]
         with case.clock("postprocess"):
             labels = postprocess(labels, self.operations, case.geometry.spacing)
-        memory = {"predicted": case.need.total, "measured": None}
+        memory = {
+            "predicted": case.need.total,
+            "beside": 0,
+            "measured": None,
+            "error": None,
+            "device_predicted": device_need(self.members, self.window_batch),
+            "window_batch": runner.window_batch,
+            "fallbacks": runner.steps,
+        }
         logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
         return Segmentation(
             labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt
         )
 
-    def memory_need(self, geometry: Geometry, *, probabilities: bool = False) -> MemoryNeed:
+    def _measured(self, case: PreparedCase, meter: PeakMeter) -> Segmentation:
+        """`segment`, and how far the memory was from what was predicted."""
+        segmentation = self.segment(case)
+        memory, measured = segmentation.memory, meter.peak()
+        memory["measured"], memory["beside"] = measured, sum(case.beside)
+        if measured is not None:
+            memory["error"] = round(measured / (memory["predicted"] + memory["beside"]) - 1, 3)
+        logger.info("memory: %s", memory)
+        return segmentation
+
+    def memory_need(self, geometry: Geometry, *, probabilities: bool = False, mask: bool = False) -> MemoryNeed:
         """What `predict` will need for an image of this grid, beside what the process holds already."""
         return predict_need(
             self.members,
@@ -237,81 +303,56 @@ class Predictor:
             window_batch=self.window_batch,
             block_bytes=BLOCK_BYTES,
             probabilities=probabilities,
+            passes=len(self.passes[0]),
+            scales=self.tta_scales,
+            skip_empty=self.skip_empty,
+            mask=mask,
         )
 
     @torch.inference_mode()
-    def _segment(
-        self,
-        prepared: Sequence[tuple[np.ndarray, Preprocessed]],
-        probabilities: bool,
-        spill: Path | None,
-        clock: Stopwatch,
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def _segment(self, case: PreparedCase, runner: WindowRunner) -> Maps:
         """Labels (*S) and, if wanted, probabilities (K, *S) and uncertainty (*S), in canonical orientation."""
-        target, (array, done) = self.members[0].target, prepared[0]
+        target, (array, done) = self.members[0].target, case.arrays[0]
         axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
-        rest = tuple(n for a, n in enumerate(shape) if a != axis)
-        blocks = _blocks(shape[axis], 4 * target.out_channels * int(np.prod(rest)))
+        blocks = decoded_blocks(shape[axis], 4 * target.out_channels * prod(shape) // shape[axis])
         labels: np.ndarray | None = None
-        shares = np.empty((target.out_channels, *shape), np.float32) if probabilities else None
+        shares = np.empty((target.out_channels, *shape), np.float32) if case.probabilities else None
         doubt = np.empty(shape, np.float32) if self.uncertainty else None
-        streams = [self._stream(*one, axis, blocks, spill, clock) for one in zip(self.members, prepared, strict=True)]
-        for (start, stop), parts in zip(blocks, zip(*streams, strict=True), strict=True):
-            mean = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+        inside = None if case.mask is None else torch.from_numpy(np.moveaxis(case.mask, axis, 0))
+        streams = self._streams(case, runner, axis, blocks)
+        for start, stop in blocks:
+            parts = [next(stream) for stream in streams]
+            unsure = MEASURES[self.uncertainty](parts) if self.uncertainty else None
+            mean = reduce(Tensor.add_, parts).div_(len(parts))
+            if inside is not None:  # outside of the mask no class is probable, which every target decodes as background
+                mean = mean * inside[start:stop, None]
+                unsure = None if unsure is None else unsure * inside[start:stop]
             decoded = target.decode(mean).numpy()
             labels = np.zeros(shape, decoded.dtype) if labels is None else labels
             np.moveaxis(labels, axis, 0)[start:stop] = decoded
             if shares is not None:
                 np.moveaxis(shares, 1 + axis, 0)[start:stop] = mean.numpy()
-            if doubt is not None and self.uncertainty:
-                np.moveaxis(doubt, axis, 0)[start:stop] = MEASURES[self.uncertainty](parts).numpy()
+            if doubt is not None and unsure is not None:
+                np.moveaxis(doubt, axis, 0)[start:stop] = unsure.numpy()
+            del parts, mean, unsure  # before the streams make the next
         assert labels is not None
         return labels, shares, doubt
 
-    def _stream(
-        self,
-        member: Member,
-        prepared: tuple[np.ndarray, Preprocessed],
-        axis: int,
-        blocks: Sequence[tuple[int, int]],
-        spill: Path | None,
-        clock: Stopwatch,
-    ) -> Iterator[Tensor]:
-        """Probabilities (n, K, *R) of one member for each block of planes of the whole image."""
-        array, done = prepared
-        crop, rest = done.bbox[axis], [box for a, box in enumerate(done.bbox) if a != axis]
-        whole = tuple(n for a, n in enumerate(done.canonical_shape) if a != axis)
-        parts = [(max(a, crop[0]) - crop[0], min(b, crop[1]) - crop[0]) for a, b in blocks]
-        logits = stream_planes(
-            clock.timed("network", partial(member.logits, mirror=self.tta)),
-            torch.from_numpy(array),
-            member.plan.patch_size,
-            axis=axis,
-            overlap=self.overlap,
-            window_batch=self.window_batch,
-            most=max(1, BLOCK_BYTES // (4 * member.target.out_channels * int(np.prod(whole)))),
-            spill=spill,
-        )
-        shape = (done.cropped_shape[axis], *(b - a for a, b in rest))
-        restored = restore_planes(
-            map(member.target.activate, logits), array.shape[1 + axis], shape, [(a, b) for a, b in parts if a < b]
-        )
-        for (start, stop), (a, b) in zip(blocks, parts, strict=True):
-            if (b - a, *shape[1:]) == (stop - start, *whole):
-                yield next(restored)
-                continue
-            # Outside the crop no class is probable, so the background is decoded there.
-            full = torch.zeros(stop - start, member.target.out_channels, *whole)
-            if a < b:
-                inner = slice(a + crop[0] - start, b + crop[0] - start)
-                full[(inner, slice(None), *(slice(*box) for box in rest))] = next(restored)
-            yield full
-
-
-def _blocks(count: int, plane_bytes: int) -> list[tuple[int, int]]:
-    height = max(1, BLOCK_BYTES // plane_bytes)
-    return [(start, min(start + height, count)) for start in range(0, count, height)]
+    def _streams(
+        self, case: PreparedCase, runner: WindowRunner, axis: int, blocks: Sequence[tuple[int, int]]
+    ) -> list[Iterator[Tensor]]:
+        """Probabilities of every pass of every member, block after block."""
+        how = Streaming(axis, self.overlap, self.window_batch, self.skip_empty, case.spill)
+        streams = []
+        for member, passes, (array, done) in zip(self.members, self.passes, case.arrays, strict=True):
+            with case.clock("preprocess"):
+                images = scaled_images(array, done, self.tta_scales, case.mask)
+            for one in passes:
+                network = case.clock.timed("network", partial(runner.logits, one, mirror=self.tta))
+                patch_size = member.plan.patch_size
+                streams.append(probability_planes(network, one.target, patch_size, images, done, blocks, how))
+        return streams
 
 
 def _check_same_target(members: Sequence[Member]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError, UnreadableFile
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
 
-STEPS = ("read", "preprocess", "network", "restore", "write")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STEPS = ("read", "preprocess", "network", "restore", "postprocess", "write")
 
 
 def record_path(output: Path, shard: str | None) -> Path:
@@ -57,20 +61,42 @@ class Record:
             write_json(self.path, {"cases": {**self._before, **self.cases}})
 
     def print(self) -> None:
-        """Print the seconds of every step and case, and each step's share."""
+        """Print where the time of every case went, and its memory beside what was predicted."""
         from rich.console import Console
-        from rich.table import Table
 
-        table = Table("case", *STEPS, "sum", title="seconds")
-        rows = {case: facts["seconds"] for case, facts in self.cases.items() if "seconds" in facts}
-        for case, seconds in rows.items():
-            spent = [seconds.get(step, 0.0) for step in STEPS]
-            table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
-        totals = [sum(seconds.get(step, 0.0) for seconds in rows.values()) for step in STEPS]
-        whole = sum(totals)
-        table.add_section()
-        table.add_row("all", *(f"{s:.1f} ({s / max(whole, 1e-9):.0%})" for s in totals), f"{whole:.1f}")
-        Console().print(table)
+        done = {case: facts for case, facts in self.cases.items() if "seconds" in facts}
+        console = Console()
+        console.print(_seconds({case: facts["seconds"] for case, facts in done.items()}))
+        console.print(_memory({case: facts["memory"] for case, facts in done.items()}))
+
+
+def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("case", *STEPS, "sum", title="seconds", box=box.SIMPLE)
+    for case, seconds in cases.items():
+        spent = [seconds.get(step, 0.0) for step in STEPS]
+        table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
+    totals = [sum(seconds.get(step, 0.0) for seconds in cases.values()) for step in STEPS]
+    whole = sum(totals)
+    table.add_section()
+    table.add_row("all", *(f"{s:.1f}" for s in (*totals, whole)))
+    table.add_row("share", *(f"{s / max(whole, 1e-9):.0%}" for s in totals))
+    return table
+
+
+def _memory(cases: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Predicted (with the image of the next case, if that was read meanwhile) and measured, in GiB."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("case", "predicted", "measured", "error", "fallbacks", title="memory in GiB", box=box.SIMPLE)
+    for case, memory in cases.items():
+        expected, measured = memory["predicted"] + memory["beside"], memory["measured"]
+        found = ("", "") if measured is None else (f"{measured / 2**30:.2f}", f"{memory['error']:+.0%}")
+        table.add_row(case, f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
+    return table
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,10 @@ class Segmentation:
         label_names: class name -> label value.
         probabilities: (K, *S) float32 when asked for, else None.
         seconds: time of ``read``, ``preprocess``, ``network``, ``restore`` and, once saved, ``write``.
-        memory: bytes ``predicted`` for this case, and ``measured`` (None where the system does not tell, and
-            where several cases were in work).
+        memory: bytes ``predicted`` for this case, ``beside`` for the next one's image, and ``measured`` of the process
+            (None where the system does not tell); ``error`` is measured / (predicted + beside) - 1.
+            ``device_predicted``, 0 on the CPU; ``window_batch`` in the end, and in ``fallbacks`` what was given up for
+            want of memory, see `medseg.inference.fallback`.
         warnings: where the case lies outside of what the model was trained on, one line each.
         uncertainty: (*S) float32, 0 to 1, when asked for, else None.
     """
@@ -32,7 +35,7 @@ class Segmentation:
     label_names: dict[str, int]
     probabilities: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int | None] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     uncertainty: np.ndarray | None = None
 

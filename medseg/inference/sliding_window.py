@@ -19,6 +19,8 @@ from torch import Tensor
 
 Network = Callable[[Tensor], Tensor]
 Window = tuple[slice, ...]
+LEAST_WEIGHT = 1e-3  # of a window's voxel
+TOLERANCE = 1e-5  # between values that are one but for the rounding of linear interpolation
 
 
 def sliding_window(network: Network, image: Tensor, patch_size: Sequence[int], *, overlap: float = 0.5) -> Tensor:
@@ -36,8 +38,9 @@ def stream_planes(
     overlap: float = 0.5,
     window_batch: int = 1,
     most: int | None = None,
-    empty: Callable[[Tensor], bool] | None = None,
-    empty_logits: Tensor | None = None,
+    skip_empty: bool = False,
+    needed: Tensor | None = None,
+    channels: int = 1,
     spill: Path | None = None,
 ) -> Iterator[Tensor]:
     """Run a network over all windows of an image and hand out logits as they become final.
@@ -50,28 +53,37 @@ def stream_planes(
         overlap: share of a window that the next one covers again, 0 <= overlap < 1.
         window_batch: windows per network call.
         most: planes that leave at a time; None: as many as are final.
-        empty: says of a window (C, *patch_size) that nothing can be in it; the network does not see it then.
-        empty_logits: (K,) what such a window counts as.
+        skip_empty: of windows that hold one and the same value everywhere in each channel, only the first is
+            computed; the others get its logits, which are what they would have got.
+        needed: (*P) bool; windows without any such voxel are not computed, and count for nothing.
+        channels: K, for images of which no window is needed.
         spill: folder for a file that holds the logits instead of memory.
 
     Yields:
-        (n, K, *R) float32: per voxel the weighted mean over the windows that cover it; R is P without ``axis``.
+        (n, K, *R) float32: per voxel the weighted mean over the computed windows that cover it, 0 where there is
+        none; R is P without ``axis``.
     """
     padded, inside = pad_to(image, patch_size)
     starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch_size, strict=True)]
     across = product(*(starts[a] for a in range(len(starts)) if a != axis))
     rests = [_at(corner, [p for a, p in enumerate(patch_size) if a != axis]) for corner in across]
-    slab = _Slab(patch_size, axis, tuple(n for a, n in enumerate(padded.shape[1:]) if a != axis), spill)
+    slab = _Slab(patch_size, axis, tuple(n for a, n in enumerate(padded.shape[1:]) if a != axis), channels, spill)
+    wanting = None if needed is None else pad_to(needed[None], patch_size)[0][0]
+    empty = _EmptyWindow(network, inside, patch_size) if skip_empty else None
     wanted, keep = inside[axis], tuple(part for a, part in enumerate(inside) if a != axis)
     for first, end in zip(starts[axis], [*starts[axis][1:], padded.shape[1 + axis]], strict=True):
         depth = slice(first, first + patch_size[axis])
         windows = []
         for rest in rests:
-            patch = padded[(slice(None), *rest[:axis], depth, *rest[axis:])]
-            if empty is not None and empty_logits is not None and empty(patch):
-                slab.add(first, rest, empty_logits.view(1, -1, *[1] * len(rest)))
-            else:
+            window = (*rest[:axis], depth, *rest[axis:])
+            if wanting is not None and not wanting[window].any():
+                continue
+            patch = padded[(slice(None), *window)]
+            answer = None if empty is None else empty.answer(patch)
+            if answer is None:
                 windows.append((rest, patch))
+            else:
+                slab.add(first, rest, answer.movedim(1 + axis, 0))
         for chunk in _chunks(windows, window_batch):
             # Within one call: a name here would keep these logits alive while the next ones are computed.
             slab.add_all(first, [rest for rest, _ in chunk], network(torch.stack([patch for _, patch in chunk])))
@@ -83,8 +95,10 @@ def stream_planes(
 class _Slab:
     """Sums of logits and of weights for one window's depth of planes: a ring, plane p lies at p modulo the depth."""
 
-    def __init__(self, patch_size: Sequence[int], axis: int, rest: tuple[int, ...], spill: Path | None) -> None:
-        self.axis, self.depth, self.rest, self.spill = axis, patch_size[axis], rest, spill
+    def __init__(
+        self, patch_size: Sequence[int], axis: int, rest: tuple[int, ...], channels: int, spill: Path | None
+    ) -> None:
+        self.axis, self.depth, self.rest, self.channels, self.spill = axis, patch_size[axis], rest, channels, spill
         self.weight = importance(tuple(patch_size)).movedim(axis, 0).unsqueeze(1)
         self.weights = torch.zeros(self.depth, 1, *rest)
         self.logits: Tensor | None = None
@@ -95,10 +109,9 @@ class _Slab:
             self.add(first, rest, patch.movedim(1 + self.axis, 0))
 
     def add(self, first: int, rest: Window, patch: Tensor) -> None:
-        """Add a window whose planes begin at ``first``; patch: (depth, K, *R), or (1, K, 1, ...) for a constant."""
+        """Add a window whose planes begin at ``first``; patch: (depth, K, *R)."""
         if self.logits is None:
             self.logits = _zeros((self.depth, patch.shape[1], *self.rest), self.spill)
-        patch = patch.expand(self.depth, -1, *self.weight.shape[2:])
         offset = first % self.depth
         cut = self.depth - offset
         index = (slice(None), slice(None), *rest)
@@ -108,9 +121,10 @@ class _Slab:
 
     def take(self, first: int, end: int) -> Tensor:
         """Weighted means of the planes ``first`` to ``end``: (n, K, *R), a tensor of its own."""
-        assert self.logits is not None
+        if self.logits is None:
+            return torch.zeros(end - first, self.channels, *self.rest)
         ring = torch.arange(first, end) % self.depth
-        return self.logits[ring].div_(self.weights[ring])
+        return self.logits[ring].div_(self.weights[ring].clamp_(min=LEAST_WEIGHT))
 
     def clear(self, first: int, end: int) -> None:
         """Make room for the planes that come a depth later."""
@@ -118,6 +132,41 @@ class _Slab:
         self.weights[ring] = 0
         if self.logits is not None:
             self.logits[ring] = 0
+
+
+class _EmptyWindow:
+    """Knows the logits of the last window that held one value per channel, and hands them out for others like it."""
+
+    def __init__(self, network: Network, inside: Window, patch_size: Sequence[int]) -> None:
+        self.network = network
+        # Where the image is smaller than the window, all windows have the same padding: it says nothing.
+        self.inside = tuple(
+            part if part.stop - part.start < size else slice(size)
+            for part, size in zip(inside, patch_size, strict=True)
+        )
+        self.value: Tensor | None = None
+        self.logits: Tensor | None = None
+
+    def answer(self, patch: Tensor) -> Tensor | None:
+        """Logits (K, *patch_size) of a window (C, *patch_size); None if it is not empty."""
+        image = patch[(slice(None), *self.inside)]
+        value = constant_value(image)
+        if value is None:
+            return None
+        if self.value is None or not torch.allclose(value, self.value, rtol=TOLERANCE, atol=TOLERANCE):
+            self.value, self.logits = value, self.network(patch[None])[0]
+        return self.logits
+
+
+def constant_value(image: Tensor) -> Tensor | None:
+    """The one value of every channel of (C, *S), as (C,), up to rounding of the resampling; None if there is none."""
+    axes = tuple(range(1, image.ndim))
+    first = image[(slice(None), *[slice(1)] * len(axes))].reshape(-1)
+    allowed = TOLERANCE * first.abs().clamp(min=1)
+    for part in (image[(slice(None), *[slice(None, None, 8)] * len(axes))], image):  # few voxels tell of most windows
+        if ((part.amax(axes) - part.amin(axes)) > allowed).any():
+            return None
+    return first
 
 
 def _zeros(shape: tuple[int, ...], spill: Path | None) -> Tensor:
@@ -148,7 +197,7 @@ def importance(patch_size: tuple[int, ...]) -> Tensor:
     for n in patch_size:
         position = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
         weight = weight[..., None] * torch.exp(-0.5 * (position / (n / 8)) ** 2)
-    return weight.clamp(min=1e-3)
+    return weight.clamp(min=LEAST_WEIGHT)
 
 
 def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
@@ -158,7 +207,8 @@ def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...
         before = max(0, want - have) // 2
         padding.append((before, max(0, want - have) - before))
         inside.append(slice(before, before + have))
-    return F.pad(image, [side for pair in reversed(padding) for side in pair]), tuple(inside)
+    sides = [side for pair in reversed(padding) for side in pair]
+    return F.pad(image, sides) if any(sides) else image, tuple(inside)  # F.pad copies even where it adds nothing
 
 
 def _at(corner: Sequence[int], size: Sequence[int]) -> Window:

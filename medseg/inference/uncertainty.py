@@ -1,8 +1,12 @@
-"""How sure a prediction is, voxel by voxel, from the probabilities of one network or of several."""
+"""How sure a prediction is, voxel by voxel, from the probabilities of one network or of several.
+
+Several: the members of an ensemble, the passes of Monte Carlo dropout, or all passes of all members.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from math import log
 
 import torch
@@ -20,7 +24,7 @@ def predictive_entropy(parts: Sequence[Tensor]) -> Tensor:
     Returns:
         (n, *R) in units of log K (K = 1: log 2), so that numbers of classes can be compared.
     """
-    return _entropy(torch.stack(list(parts)).mean(0) if len(parts) > 1 else parts[0])
+    return _entropy(reduce(torch.add, parts) / len(parts))  # a stack would hold all of them twice
 
 
 def mutual_information(parts: Sequence[Tensor]) -> Tensor:
@@ -48,10 +52,11 @@ MEASURES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
 }
 
 
-def check_measure(name: str | None, members: int) -> str | None:
+def check_measure(name: str | None, networks: int) -> str | None:
     """The name, if it is one. Raises UsageError for an unknown one, or for disagreement of a single network."""
     if name is not None and name not in MEASURES:
         raise UsageError(f"unknown uncertainty '{name}': {nearest(name, MEASURES)}")
-    if name == "mutual_information" and members < 2:
-        raise UsageError("mutual_information needs an ensemble", fix="give several models, or uncertainty=entropy")
+    if name == "mutual_information" and networks < 2:
+        fix = "give several models, mc_dropout=10, or uncertainty=entropy"
+        raise UsageError("mutual_information needs an ensemble or several passes of mc_dropout", fix=fix)
     return name

@@ -31,3 +31,11 @@ def test_target_keeps_the_contract(name: str, spatial_dims: int) -> None:
         values = torch.tensor(list(example["labels"].values()))
         label = values[torch.randint(0, len(values), (2, 1, *[6] * spatial_dims))]
         check_target(target, label.to(torch.uint8))
+
+
+@pytest.mark.parametrize("name", TARGETS.names())
+def test_where_no_class_is_probable_there_is_background(name: str) -> None:
+    """What the predictor relies on outside of a crop and of a mask."""
+    for example in EXAMPLES[name]:
+        target = build_target({"name": name, **example})
+        assert not target.decode(torch.zeros(2, target.out_channels, 3, 4, 5)).any()

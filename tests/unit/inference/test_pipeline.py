@@ -22,6 +22,7 @@ from medseg.device import choose_profile
 from medseg.errors import BadVoxels, PartialFailure, UnreadableFile
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.member import Member
+from medseg.inference.memory import MemoryNeed
 from medseg.inference.pipeline import PreparedCase, overlapped
 from medseg.inference.record import Record, record_path
 from medseg.io import read_json, save_model
@@ -59,8 +60,8 @@ class Stage:
         self.need = need
         self.lock = threading.Lock()
 
-    def prepare(self, source: int, /, *, gate: Callable[[int], None]) -> PreparedCase:
-        gate(self.need)
+    def prepare(self, source: int, /, *, gate: Callable[[MemoryNeed], None]) -> PreparedCase:
+        gate(SimpleNamespace(total=self.need, image=self.need))
         with self.lock:
             self.held += 1
             self.most = max(self.most, self.held)
@@ -69,7 +70,7 @@ class Stage:
         if source < 0:
             self.held -= 1
             raise BadVoxels(f"{source} is bad")
-        return SimpleNamespace(source=source, need=SimpleNamespace(total=self.need))  # type: ignore[return-value]
+        return SimpleNamespace(source=source, need=SimpleNamespace(total=self.need), beside=[])  # type: ignore[return-value]
 
     def segment(self, case: PreparedCase) -> int:
         time.sleep(0.03)
@@ -192,13 +193,18 @@ def test_the_command_reports_what_failed_and_what_it_took(
     assert predict(*words, "verbose=true") == 6
     shown = capsys.readouterr()
     assert "1 of 3 cases failed: b: its gzip stream is truncated" in shown.err
-    assert "network" in shown.out
+    steps = ("read", "preprocess", "network", "restore", "postprocess", "write", "predicted", "measured", "error")
+    assert all(word in shown.out for word in steps)
     cases = read_json(tmp_path / "out" / "predictions.json")["cases"]
     assert cases["b"]["exit_code"] == 3
     assert str(run[1] / "b.nii.gz") in cases["b"]["error"]
     assert cases["a"]["file"] == "a.nii.gz"
     assert cases["a"]["warnings"] == []
     assert {"read", "preprocess", "network", "restore", "write"} <= set(cases["a"]["seconds"])
+    memory = cases["a"]["memory"]
+    assert memory["measured"] > 0
+    assert memory["error"] == round(memory["measured"] / (memory["predicted"] + memory["beside"]) - 1, 3)
+    assert (memory["window_batch"], memory["fallbacks"], memory["device_predicted"]) == (1, [], 0)
     before = (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.float32), np.eye(4)), run[1] / "b.nii.gz")
     assert predict(*words, "overwrite=false") == 0

@@ -104,19 +104,56 @@ def test_logits_may_lie_in_a_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_empty_windows_are_not_computed_and_count_as_background():
-    image = torch.zeros(1, 32, 16)
-    image[:, :8] = 1
-    seen = []
+class Counting(nn.Conv2d):
+    """A network that knows how many windows it has seen."""
 
-    def network(batch):
-        seen.extend(batch)
-        return torch.cat([torch.zeros_like(batch), batch + 1], 1)
+    def __init__(self):
+        super().__init__(1, 3, 3, padding=1)
+        self.seen = 0
 
-    skipped = stream_planes(
-        network, image, (16, 16), empty=lambda patch: not patch.any(), empty_logits=torch.tensor([9.0, -9.0])
+    def forward(self, x):
+        self.seen += len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("window_batch", [1, 3])
+@pytest.mark.parametrize("air", [0.0, -1.7])
+@pytest.mark.parametrize("width", [48, 10])  # 10: every window is padded
+def test_of_the_empty_windows_one_is_computed_and_the_result_stays(window_batch, air, width):
+    torch.manual_seed(0)
+    network, image = Counting(), torch.full((1, 96, width), air)
+    image[:, 20:40, 4:9] = torch.rand(20, 5)
+    image[:, 60:] += torch.rand(36, 1) * 1e-7  # what interpolation may leave of a constant
+    expected = torch.cat(list(stream_planes(network, image, (16, 16), window_batch=window_batch)))
+    everything, network.seen = network.seen, 0
+    skipped = torch.cat(list(stream_planes(network, image, (16, 16), window_batch=window_batch, skip_empty=True)))
+    torch.testing.assert_close(skipped, expected, atol=1e-6, rtol=1e-5)
+    touched = sum(
+        1 for a in window_starts(96, 16, 0.5) for b in window_starts(width, 16, 0.5) if a < 40 and a + 16 > 20 and b < 9
     )
-    logits = torch.cat(list(skipped))
-    assert len(seen) == 1
-    assert logits[:8].argmax(1).all()
-    assert not logits[16:].argmax(1).any()
+    assert network.seen == touched + 1 < everything
+
+
+def test_two_kinds_of_empty_windows_are_not_mistaken_for_each_other():
+    torch.manual_seed(0)
+    network, image = Counting(), torch.zeros(1, 64, 16)
+    image[:, 32:] = 1
+    expected = torch.cat(list(stream_planes(network, image, (16, 16), overlap=0.0)))
+    skipped = torch.cat(list(stream_planes(network, image, (16, 16), overlap=0.0, skip_empty=True)))
+    torch.testing.assert_close(skipped, expected)
+    assert network.seen == 4 + 2
+
+
+def test_windows_that_nobody_needs_are_not_computed_and_the_others_stay():
+    torch.manual_seed(0)
+    network, image = Counting(), torch.randn(1, 64, 40)
+    needed = torch.zeros(64, 40, dtype=torch.bool)
+    needed[30:35, 20:22] = True
+    expected = torch.cat(list(stream_planes(network, image, (16, 16)))).movedim(0, 1)
+    network.seen = 0
+    found = torch.cat(list(stream_planes(network, image, (16, 16), needed=needed, channels=3))).movedim(0, 1)
+    torch.testing.assert_close(found[:, needed], expected[:, needed])
+    assert not found[:, :8].any()
+    assert 0 < network.seen <= 9
+    nothing = list(stream_planes(network, image, (16, 16), needed=torch.zeros_like(needed), channels=3))
+    assert torch.equal(torch.cat(nothing), torch.zeros(64, 3, 40))
