@@ -32,7 +32,7 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
 
     Args:
         verb: one of `VERBS`.
-        overrides: in Hydra's syntax; ``data=DIR`` names a dataset folder.
+        overrides: in Hydra's syntax; ``data=DIR`` names a dataset folder, ``data=LIST.csv`` a table of cases.
         config_dir: a folder with configs of your own, searched beside medseg's.
 
     Raises:
@@ -73,7 +73,7 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
 
 
 def expand(word: str) -> list[str]:
-    """``data=DIR`` -> ``data=folder data.path=DIR data.name=NAME``; every other word stays as it is.
+    """``data=DIR`` or ``data=LIST.csv`` -> ``data=folder data.path=... data.name=...``; other words stay as they are.
 
     Raises:
         BadDataset: a path that is not there.
@@ -84,11 +84,15 @@ def expand(word: str) -> list[str]:
     if name != "data" or not value or value in options("data"):
         return [word]
     path = Path(value).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".csv", ".tsv")):
         path = path.resolve()
-        return ["data=folder", f"data.path={quoted(str(path))}", f"data.name={quoted(path.name)}"]
+        return [
+            "data=folder",
+            f"data.path={quoted(str(path))}",
+            f"data.name={quoted(path.stem if path.is_file() else path.name)}",
+        ]
     if "/" in value or value in (".", ".."):
-        raise BadDataset("there is no such folder", path=path, fix="check the path given as data=")
+        raise BadDataset("there is no such folder or list", path=path, fix="check the path given as data=")
     return [word]
 
 

@@ -17,6 +17,7 @@ from medseg.inference.memory import activation_bytes
 from medseg.inference.onnx_network import OnnxNetwork
 from medseg.io import holds_onnx, load_model, load_onnx
 from medseg.models import create_model
+from medseg.models.slices import as_planned
 from medseg.targets import Target, build_target
 
 
@@ -99,7 +100,13 @@ def load_member(folder: Path, profile: DeviceProfile) -> Member:
     except RuntimeError as error:
         problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    return Member(profile.place(network.eval()), plan, target, profile, tuple(description.get("postprocessing", ())))
+    return Member(
+        profile.place(as_planned(network, plan).eval()),
+        plan,
+        target,
+        profile,
+        tuple(description.get("postprocessing", ())),
+    )
 
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:

@@ -40,7 +40,7 @@ def report_validation(
     operations = postprocess_validation(run, dataset, cases, files)
     evaluator = Evaluator(dataset.labels, ignore_label=dataset.ignore_label, progress=settings["progress"])
     pairs = [
-        CaseFiles(case.id, case.label, file, case.images[0])
+        CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding)
         for case, file in zip(cases, files, strict=True)
         if case.label is not None
     ]
@@ -62,8 +62,8 @@ def postprocess_validation(
 
     Their scores are then a little too good, by at most the gains that ``validation/postprocessing.json`` states.
     """
-    pairs = [(file, case.label) for case, file in zip(cases, files, strict=True) if case.label is not None]
-    read = ((read_labels(file), read_labels(label)) for file, label in pairs)
+    pairs = [(file, c.label, c.coding) for c, file in zip(cases, files, strict=True) if c.label is not None]
+    read = ((read_labels(file), read_labels(label, coding=coding)) for file, label, coding in pairs)
     operations = choose_postprocessing(((p.array[0], r.array[0], p.spacing) for p, r in read), dataset.labels)
     write_json(run.validation / "postprocessing.json", {"operations": operations})
     for operation in operations:

@@ -115,7 +115,7 @@ def test_2d_images():
     assert plan.patch_size == (256, 256)
     assert len(plan.strides) == rules.MAX_STAGES
     assert plan.mirror_axes == (0, 1)
-    assert plan.batch_size == 2
+    assert plan.batch_size == 8
 
 
 def test_mirroring_is_off_beside_a_one_sided_organ():
