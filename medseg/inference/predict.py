@@ -149,6 +149,7 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         max_ram=cfg["max_ram"],
         postprocess=cfg["postprocess"],
         uncertainty=cfg["uncertainty"],
+        threshold=cfg["threshold"],
     )
     cases = find_cases(cfg["input"], len(predictor.plan.channel_names))
     cases = take_shard(matching(cases, cfg["cases"]) if cfg.get("cases") else cases, cfg["shard"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
 from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.io import Geometry, from_canonical
+from medseg.targets import Target, build_target
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,10 @@ class Predictor:
         window_batch: windows per network call.
         max_ram: bytes, or e.g. "8G", that the process may hold; None: what is free. A case whose logits do not fit
             keeps them in a temporary file, and one that does not fit even so is refused before anything is allocated.
-        postprocess: apply the operations that are stored with the model (with every model of an ensemble).
+        postprocess: apply the operations that are stored with the model (with every model of an ensemble), none
+            (False), or those of a list, see `medseg.inference.postprocess`.
         uncertainty: "entropy" or "mutual_information" adds a map of it, see `medseg.inference.uncertainty`.
+        threshold: of the probability of a binary target's foreground; None: the target's own, 0.5 if not set.
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/phantom/unet/first")  # doctest: +SKIP
@@ -66,8 +69,9 @@ class Predictor:
         tta: bool = False,
         window_batch: int = 1,
         max_ram: int | str | None = None,
-        postprocess: bool = True,
+        postprocess: bool | Sequence[Mapping[str, Any]] = True,
         uncertainty: str | None = None,
+        threshold: float | None = None,
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
@@ -75,7 +79,9 @@ class Predictor:
         self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
         self.max_ram = as_bytes(max_ram)
         self.uncertainty = check_measure(uncertainty, len(members))
-        self.operations = common_operations([member.postprocessing for member in members]) if postprocess else []
+        own = common_operations([member.postprocessing for member in members]) if postprocess is True else []
+        self.operations = own if isinstance(postprocess, bool) else [dict(operation) for operation in postprocess]
+        self.target = _with_threshold(members[0].target, threshold)
 
     @classmethod
     def from_pretrained(
@@ -89,8 +95,9 @@ class Predictor:
         tta: bool = False,
         window_batch: int = 1,
         max_ram: int | str | None = None,
-        postprocess: bool = True,
+        postprocess: bool | Sequence[Mapping[str, Any]] = True,
         uncertainty: str | None = None,
+        threshold: float | None = None,
     ) -> Predictor:
         """Load model folders; a run of several folds, or several folders, become an ensemble. No code is executed.
 
@@ -108,6 +115,7 @@ class Predictor:
             max_ram=max_ram,
             postprocess=postprocess,
             uncertainty=uncertainty,
+            threshold=threshold,
         )
 
     @property
@@ -248,7 +256,7 @@ class Predictor:
         clock: Stopwatch,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Labels (*S) and, if wanted, probabilities (K, *S) and uncertainty (*S), in canonical orientation."""
-        target, (array, done) = self.members[0].target, prepared[0]
+        target, (array, done) = self.target, prepared[0]
         axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
         rest = tuple(n for a, n in enumerate(shape) if a != axis)
@@ -312,6 +320,15 @@ class Predictor:
 def _blocks(count: int, plane_bytes: int) -> list[tuple[int, int]]:
     height = max(1, BLOCK_BYTES // plane_bytes)
     return [(start, min(start + height, count)) for start in range(0, count, height)]
+
+
+def _with_threshold(target: Target, threshold: float | None) -> Target:
+    if threshold is None:
+        return target
+    settings = target.to_dict()
+    if not settings.get("binary"):
+        raise UsageError(f"threshold={threshold} is for a binary target", fix="leave it out: the likeliest class wins")
+    return build_target({**settings, "threshold": threshold})
 
 
 def _check_same_target(members: Sequence[Member]) -> None:
