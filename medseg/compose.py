@@ -20,7 +20,9 @@ PATHS = (
     "metadata",
     "run_dir",
     "cache_dir",
+    "cases",
     "data.path",
+    "data.test",
     "data.split_file",
     "plan.file",
 )
@@ -102,7 +104,7 @@ def quoted(text: str) -> str:
 
 
 def _as_path(word: str) -> str:
-    """A path may hold what Hydra's grammar reserves; lists, quotes, interpolations and null keep their meaning."""
+    """A path or pattern may hold what Hydra reserves; lists, quotes, interpolations and null keep their meaning."""
     name, _, value = word.partition("=")
     special = not value or value == "null" or value[0] in "['\"" or "${" in value
     return word if special else f"{name}={quoted(value)}"

@@ -175,6 +175,8 @@ def _open_plain(
     labelled = [case for case in cases if case.label]
     if not labelled:
         raise BadDataset("no image has a label file of its name", path=listed or root, fix="name them alike")
+    if strict:
+        _refuse_missing(labelled)
     if table is None:
         logger.info("%s states no classes: reading every label map to find them", listed or root)
         table = LabelTable(scan_labels(labelled, strict=strict))
@@ -278,7 +280,11 @@ def _check(dataset: SegmentationDataset, strict: bool, unlabelled: str) -> None:
         some = ", ".join(dataset.unlabelled[:5]) + (" ..." if len(dataset.unlabelled) > 5 else "")
         problem = f"{len(dataset.unlabelled)} image(s) have no mask: {some}"
         raise BadDataset(problem, path=dataset.root, fix="add the masks, or set data.unlabelled=skip")
-    for case in dataset.training:
+    _refuse_missing(dataset.training)
+
+
+def _refuse_missing(cases: Sequence[Case]) -> None:
+    for case in cases:
         for path in (*case.images, *filter(None, [case.label])):
             if not path.is_file():
                 raise BadDataset(describe_missing(path), case=case.id, path=path, fix="run medseg check for all faults")

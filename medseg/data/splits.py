@@ -67,6 +67,8 @@ def make_splits(
     if leave_out and not group_by:
         raise UsageError("leave_out=true needs a group", fix="set data.group_by=, e.g. to site")
     ids = [case.id for case in dataset.training]
+    patients = patient_groups((*dataset.training, *dataset.test))
+    check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], patients, what="the test set")
     groups = read_groups(dataset, group_by) if group_by else {}
     stored = dataset.root / "splits_final.json"
     if file or (own and stored.exists() and not group_by and not dataset.list_file):
@@ -79,9 +81,7 @@ def make_splits(
     else:
         splits = [{"train": sorted(ids), "val": []}] if folds == 1 else nnunet_splits(ids, folds, seed)
     check_leakage(splits, groups)
-    patients = patient_groups((*dataset.training, *dataset.test))
     check_leakage(splits, patients)
-    check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], patients, what="the test set")
     return splits
 
 

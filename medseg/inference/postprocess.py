@@ -1,9 +1,9 @@
 """Post-processing of label maps: plain operations, chosen on validation data and stored with the model.
 
 An operation is plain data, so that a model folder can hold it: ``{"operation": "largest_component", "label": 2}``,
-``{"operation": "minimum_size", "label": 2, "ml": 0.5}``, ``{"operation": "fill_holes", "label": 2}`` or, never chosen
-but there to be asked for, ``{"operation": "opening", "label": 2, "size": 6}``, a binary opening by a square (3D: a cube)
-of so many pixels. What is removed becomes background; a hole is filled only where there is background, never another class.
+``{"operation": "minimum_size", "label": 2, "ml": 0.5}`` or ``{"operation": "fill_holes", "label": 2}``; and, on demand
+only, ``{"operation": "opening", "label": 2, "size": 6}``, a binary opening by a square (3D: a cube) of so many pixels.
+What is removed becomes background; a hole is filled only where there is background, never another class.
 """
 
 from __future__ import annotations
