@@ -22,6 +22,7 @@ from typing import Any
 
 from medseg.compose import compose
 from medseg.data.catalogue import data_folders, resolve_dataset
+from medseg.data.keys import digest
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.evaluation import CaseFiles, Evaluator
 from medseg.models import MODELS
@@ -59,8 +60,8 @@ def train(dataset: str, model: str, minutes: float, seed: int, output: Path, ext
     """Train and score, or read what an earlier call found; returns the row of the table."""
     from medseg.training import fit
 
-    name = "_".join([dataset, model, f"{minutes:g}min", f"seed{seed}", *(word.replace("=", "-") for word in extra)])
-    run = output / name.replace("/", "-")
+    name = "_".join([dataset, model, f"{minutes:g}min", f"seed{seed}", *([digest(list(extra))[:8]] if extra else [])])
+    run = output / name
     if (run / "row.json").is_file():
         return dict(json.loads((run / "row.json").read_text()))
     shutil.rmtree(run, ignore_errors=True)  # a run that was broken off: its clock would not be that of the others

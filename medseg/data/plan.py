@@ -167,6 +167,7 @@ def make_plan(
     resampled = [rules.resampled_shape(n, mm, spacing) for n, mm in zip(shapes, spacings, strict=True)]
     median = np.median(resampled, axis=0)
     if "size" in given:
+        check_axes(given["size"], fingerprint.spatial_dims - (axis is not None), "size")
         median = np.array(given["size"] if axis is None else rules.inserted(given["size"], axis, 1), float)
     network, network_reasons = choose_network(median, spacing, memory_gib, device, given, axis)
     normalization, normalization_reason = choose_normalization(fingerprint)

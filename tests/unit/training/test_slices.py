@@ -189,9 +189,22 @@ def test_skin_lesions_run_through_all_commands(shared_data, tmp_path):
 
 @pytest.mark.realdata
 def test_slices_of_chaos(shared_data, tmp_path):
-    words = [f"data={shared_data / 'Dataset038_CHAOS_MR'}", "data.slices=axial", f"cache_dir={tmp_path / 'cache'}"]
-    few = ["plan.patch_size=[64,64]", "plan.spacing=[5,5,7.7]", "data.folds=7"]
-    folder = fit(compose("train", [*words, *few, *TINY, f"run_dir={tmp_path / 'run'}"]))
+    source, root = shared_data / "Dataset038_CHAOS_MR", tmp_path / "Dataset038_Few"
+    for part in ("imagesTr", "labelsTr"):
+        (root / part).mkdir(parents=True)
+        for path in sorted((source / part).iterdir())[:3]:
+            shutil.copy(path, root / part)
+    description = read_json(source / "dataset.json")
+    (root / "dataset.json").write_text(json.dumps({**description, "numTraining": 3}))
+    words = [f"data={root}", "data.slices=axial", f"cache_dir={tmp_path / 'cache'}", "data.folds=3"]
+    folder = fit(
+        compose(
+            "train", [*words, "plan.patch_size=[64,64]", "plan.spacing=[5,5,7.7]", *TINY, f"run_dir={tmp_path / 'run'}"]
+        )
+    )
     summary = read_json(folder / "validation" / "summary.json")
     assert set(summary["mean"]) == {"1", "2", "3", "4"}
     assert all("HD95" in organ for organ in summary["mean"].values())
+    case = read_json(folder / "splits_final.json")[0]["val"][0]
+    predicted = read_geometry(folder / "validation" / f"{case}.nii.gz")
+    assert predicted.difference(read_geometry(root / "labelsTr" / f"{case}.nii.gz"), 1e-6) is None
