@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from medseg.data.plan import Plan
-
 
 class SliceNetwork(nn.Module):
     """Takes the slice axis out of a batch before a 2D network and puts it back after it.
@@ -34,9 +32,9 @@ class SliceNetwork(nn.Module):
         return [head.unsqueeze(2 + self.axis) for head in logits]
 
 
-def as_planned(network: nn.Module, plan: Plan) -> nn.Module:
-    """The network itself, or, where the plan has it look at slices, in a `SliceNetwork`."""
-    return network if plan.slice_axis is None else SliceNetwork(network, axis=plan.slice_axis)
+def with_slices(network: nn.Module, axis: int | None) -> nn.Module:
+    """The network in a `SliceNetwork`, or, without a slice axis, itself."""
+    return network if axis is None else SliceNetwork(network, axis=axis)
 
 
 def without_slices(network: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from medseg.data.prepare import PreparedDataset, prepare
 from medseg.data.splits import write_splits
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
-from medseg.models.slices import as_planned, without_slices
+from medseg.models.slices import with_slices, without_slices
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
 from medseg.training.progress import ProgressReport
@@ -101,7 +101,7 @@ def fit_fold(
     profile = make_profile(cfg["trainer"])
     target = make_target(cfg["target"], plan)
     arguments = model_arguments(cfg["model"], plan, target)
-    network = as_planned(create_model(**arguments), plan)
+    network = with_slices(create_model(**arguments), plan.slice_axis)
     plan = fit_patch(plan, network)
     task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)
