@@ -20,7 +20,9 @@ PATHS = (
     "metadata",
     "run_dir",
     "cache_dir",
+    "cases",
     "data.path",
+    "data.test",
     "data.split_file",
     "plan.file",
 )
@@ -32,7 +34,7 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
 
     Args:
         verb: one of `VERBS`.
-        overrides: in Hydra's syntax; ``data=DIR`` names a dataset folder.
+        overrides: in Hydra's syntax; ``data=DIR`` names a dataset folder, ``data=LIST.csv`` a table of cases.
         config_dir: a folder with configs of your own, searched beside medseg's.
 
     Raises:
@@ -101,7 +103,7 @@ def compose_launcher(words: Sequence[str]) -> dict[str, Any]:
 
 
 def expand(word: str) -> list[str]:
-    """``data=DIR`` -> ``data=folder data.path=DIR data.name=NAME``; every other word stays as it is.
+    """``data=DIR`` or ``data=LIST.csv`` -> ``data=folder data.path=... data.name=...``; other words stay as they are.
 
     Raises:
         BadDataset: a path that is not there.
@@ -112,11 +114,15 @@ def expand(word: str) -> list[str]:
     if name != "data" or not value or value in options("data"):
         return [word]
     path = Path(value).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".csv", ".tsv")):
         path = path.resolve()
-        return ["data=folder", f"data.path={quoted(str(path))}", f"data.name={quoted(path.name)}"]
+        return [
+            "data=folder",
+            f"data.path={quoted(str(path))}",
+            f"data.name={quoted(path.stem if path.is_file() else path.name)}",
+        ]
     if "/" in value or value in (".", ".."):
-        raise BadDataset("there is no such folder", path=path, fix="check the path given as data=")
+        raise BadDataset("there is no such folder or list", path=path, fix="check the path given as data=")
     return [word]
 
 
@@ -126,7 +132,7 @@ def quoted(text: str) -> str:
 
 
 def _as_path(word: str) -> str:
-    """A path may hold what Hydra's grammar reserves; lists, quotes, interpolations and null keep their meaning."""
+    """A path or pattern may hold what Hydra reserves; lists, quotes, interpolations and null keep their meaning."""
     name, _, value = word.partition("=")
     special = not value or value == "null" or value[0] in "['\"" or "${" in value
     return word if special else f"{name}={quoted(value)}"

@@ -16,7 +16,7 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
     Args:
         cfg: as for `medseg.evaluation.evaluate_command`; or ``model`` (run or model folder) with ``references`` (a
             dataset folder) and ``output``: test cases with labels are segmented into ``output/predictions``, or,
-            where there are none, the training cases.
+            where there are none, those that the dataset has validate, or all training cases.
 
     Raises:
         UsageError: both or neither of model and predictions.
@@ -39,8 +39,9 @@ def predict_labelled(cfg: Mapping[str, Any]) -> Path:
     from medseg.inference import Predictor, predict_cases
 
     dataset = open_dataset(cfg["references"], strict=False)
-    labelled = [[case for case in part if case.label is not None] for part in (dataset.test, dataset.training)]
-    cases = labelled[0] or labelled[1]
+    parts = (dataset.test, dataset.validation, dataset.training)
+    labelled = ([case for case in part if case.label is not None] for part in parts)
+    cases = next((part for part in labelled if part), [])
     if not cases:
         raise BadDataset("the dataset has no labels to evaluate with", path=dataset.root)
     wanted = any(name in ("ece", "brier") for name in cfg.get("metrics") or ())

@@ -93,10 +93,10 @@ def swap_labels(label: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Te
 
 
 def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) -> Augmentation:
-    """Build an augmentation: "none", "light" or "default".
+    """Build an augmentation: "none", "light", "default", or a "list" of albumentations transforms.
 
     Args:
-        name: of the preset.
+        name: of the preset; "list" takes one option, ``transforms``, see `medseg.data.augment_list.listed_steps`.
         spatial_dims: 2 or 3.
         plan: patch size, spacing and mirroring are used.
         options: fields of `AugmentationSettings` that replace the preset's.
@@ -104,8 +104,10 @@ def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) 
     Raises:
         UsageError: an unknown name or option; the nearest one is told.
     """
+    if name == "list":
+        return _listed(spatial_dims, plan, **options)
     if name not in ("none", *PRESETS):
-        raise UsageError(f"there is no augmentation '{name}'", fix=nearest(name, ("none", *PRESETS)))
+        raise UsageError(f"there is no augmentation '{name}'", fix=nearest(name, ("none", "list", *PRESETS)))
     known = [field.name for field in fields(AugmentationSettings)]
     for option in options:
         if option not in known:
@@ -121,7 +123,21 @@ def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) 
     crop = CentreCrop(plan.patch_size)
     mirror = Mirror(plan.mirror_axes, plan.mirror_swaps, settings.mirror_probability)
     spatial, *intensity = _steps(spatial_dims, settings, plan, axes)
+    if spatial_dims == 2 and len(axes) < 2:  # slices across a volume: turning them would mix coarse and fine
+        return Augmentation((mirror, *intensity), plan.patch_size)
     return Augmentation((spatial, crop, mirror, *intensity), size)
+
+
+def _listed(spatial_dims: int, plan: Plan, **options: Any) -> Augmentation:
+    if unknown := sorted(options.keys() - {"transforms"}):
+        raise UsageError(f"a list of transforms has no option '{unknown[0]}'", fix="put it into transforms")
+    if spatial_dims != 2:
+        raise UsageError(
+            "a list of albumentations transforms is for 2D images", fix="use augmentation=light or default"
+        )
+    from medseg.data.augment_list import listed_steps
+
+    return Augmentation(listed_steps(options.get("transforms", ()), plan), plan.patch_size)
 
 
 def _steps(spatial_dims: int, settings: AugmentationSettings, plan: Plan, axes: Sequence[int]) -> tuple[Transform, ...]:

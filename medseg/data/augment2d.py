@@ -17,7 +17,10 @@ import torch
 from medseg.data.augment_settings import AugmentationSettings, Sample, Transform
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
+import albumentations
 import albumentations as A
+
+__all__ = ["Intensity2d", "Spatial2d", "albumentations", "steps_2d"]
 
 PIXELS_PER_CONTROL_POINT = 16
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.data.dataset import SegmentationDataset, open_dataset
+from medseg.data.dataset import SegmentationDataset, keep_apart, open_dataset
 from medseg.errors import BadDataset, ResourceError, UsageError, nearest
 from medseg.io import download, extract
 
@@ -71,18 +71,19 @@ def resolve_dataset(data: Mapping[str, Any], *, strict: bool = True) -> Segmenta
     """Open the dataset of a ``data`` config: its ``path`` if it has one, else the catalogue's ``name``.
 
     Args:
-        data: ``name`` and ``path``.
+        data: ``name`` and ``path``; ``color``, ``instances`` and ``unlabelled`` as for `open_dataset`; ``test``, a
+            pattern of case ids that are kept apart for testing.
         strict: as for `open_dataset`.
 
     Raises:
         UsageError: neither, or an unknown name.
         MedsegError: as `open_dataset` and `find_dataset`.
     """
-    if data.get("path"):
-        return open_dataset(data["path"], strict=strict)
-    if not data.get("name"):
+    if not data.get("path") and not data.get("name"):
         raise UsageError("no dataset is given", fix=f"set data=FOLDER or data={' or data='.join(list_datasets())}")
-    return open_dataset(find_dataset(data["name"]), strict=strict)
+    choices = {key: data[key] for key in ("color", "instances", "unlabelled") if data.get(key) is not None}
+    dataset = open_dataset(data.get("path") or find_dataset(data["name"]), strict=strict, **choices)
+    return keep_apart(dataset, data["test"]) if data.get("test") else dataset
 
 
 def find_dataset(name: str) -> Path:

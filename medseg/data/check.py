@@ -23,6 +23,7 @@ SPLIT_KEYS = {
     "file": "split_file",
     "group_by": "group_by",
     "leave_out": "leave_out",
+    "own": "own_split",
 }
 
 

@@ -65,10 +65,17 @@ def _orphans(dataset: SegmentationDataset) -> Iterator[Finding]:
     cases = (*dataset.training, *dataset.test)
     used = {path for case in cases for path in (*case.images, case.label)}
     label_folders = sorted({case.label.parent for case in cases if case.label})
+    if dataset.list_file:  # what a table leaves out is left out on purpose
+        label_folders = []
     for folder in label_folders:
         for file in image_files(folder):
-            if file not in used:
+            if file not in used and not any(file.parent == case.images[0].parent for case in cases):
                 yield Finding("warning", "label without an image: it is left out", file=file, fix="add its image")
+    for case in dataset.unlabelled:
+        problem, fix = "image without a mask: training refuses it", "add its mask, or set data.unlabelled=skip"
+        yield Finding("error", problem, case, fix=fix)
+    if dataset.unlabelled or dataset.list_file:
+        return
     for folder in sorted({path.parent for case in dataset.training for path in case.images} - set(label_folders)):
         orphans = [file for file in image_files(folder) if file not in used]
         for case, files in group_images(orphans, ()).items():

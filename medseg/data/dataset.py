@@ -1,40 +1,29 @@
-"""Datasets on disk, read in place: nnU-Net v2 raw, Medical Segmentation Decathlon, or plain folders of images."""
+"""Datasets on disk, read in place: nnU-Net v2 raw, Decathlon, folders of images and masks, or a list in a table."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg.data.case_files import channel_paths, describe_missing, group_images, image_files, inside, label_files, stem
+from medseg.data.case import Case
+from medseg.data.case_files import describe_missing, group_images, image_files, inside, label_files, stem
+from medseg.data.case_list import LIST_ENDINGS, read_list
+from medseg.data.color import CHANNELS, checked_color
+from medseg.data.label_codes import parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
+from medseg.data.layouts import Layout, find_layout, with_labels
 from medseg.data.metadata import read_metadata
+from medseg.data.own_split import divide, matching, with_table
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.io import file_ending, read_json
 from medseg.io.endings import IMAGE_ENDINGS
 
+__all__ = ["Case", "SegmentationDataset", "keep_apart", "open_dataset"]
+
 logger = logging.getLogger(__name__)
-
-PLAIN_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One subject or scan.
-
-    Attributes:
-        id: unique name, also the stem of its prediction.
-        images: one file per channel, or one file with all channels.
-        label: label map; None for a case without reference.
-        metadata: columns of the dataset's table, e.g. patient and site.
-    """
-
-    id: str
-    images: tuple[Path, ...]
-    label: Path | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +38,10 @@ class SegmentationDataset:
         spatial_dims: 2 or 3.
         synthetic: True for generated data.
         regions_class_order: value that each region, in order, paints into a label map.
+        color: what pictures are brought to: "keep", "rgb" or "grey".
+        split: ids under "train" and "val", where the dataset itself says which of its training cases validate.
+        list_file: the table that the cases come from; other files of their folders are left out on purpose.
+        unlabelled: ids of images without a label, which are left out.
     """
 
     name: str
@@ -63,6 +56,16 @@ class SegmentationDataset:
     file_ending: str
     synthetic: bool = False
     regions_class_order: tuple[int, ...] | None = None
+    color: str = "keep"
+    split: dict[str, list[str]] | None = None
+    list_file: Path | None = None
+    unlabelled: tuple[str, ...] = ()
+
+    @property
+    def validation(self) -> tuple[Case, ...]:
+        """The training cases that validate, where the dataset itself says so."""
+        validating = set((self.split or {}).get("val", ()))
+        return tuple(case for case in self.training if case.id in validating)
 
     def case(self, case_id: str) -> Case:
         """The case of that id. Raises UsageError with the nearest known id."""
@@ -72,37 +75,67 @@ class SegmentationDataset:
         raise UsageError(f"dataset {self.name} has no case '{case_id}': {nearest(case_id, list(known)[:50])}")
 
 
-def open_dataset(path: str | Path, *, strict: bool = True) -> SegmentationDataset:
-    """Open a dataset folder, or the dataset.json in it.
+def open_dataset(
+    path: str | Path,
+    *,
+    strict: bool = True,
+    color: str = "keep",
+    instances: bool = False,
+    unlabelled: str = "refuse",
+) -> SegmentationDataset:
+    """Open a dataset folder, the dataset.json in it, or a list of cases in a table.
 
-    Three forms are known: nnU-Net v2 raw (``imagesTr/CASE_0000.nii.gz``, or ``CASE.nii.gz`` for a single channel),
-    the Medical Segmentation Decathlon (a ``training`` list), and folders ``imagesTr``/``labelsTr`` or
-    ``images``/``labels`` (or ``masks``) without a dataset.json, whose label values are then found by reading them all.
+    Known are nnU-Net v2 raw (``imagesTr/CASE_0000.nii.gz``, or ``CASE.nii.gz`` for a single channel), the Medical
+    Segmentation Decathlon (a ``training`` list), folders of images and masks (see `medseg.data.layouts`) and tables
+    (see `medseg.data.case_list`). Beside folders and tables a small dataset.json may say what the masks' values or
+    colours mean (see `medseg.data.label_codes`); without it the values are found by reading all masks.
 
     Args:
-        path: folder or dataset.json.
+        path: folder, dataset.json, or table (.csv, .tsv).
         strict: refuse a dataset of which a training file is missing; ``medseg check`` opens it to list them all.
+        color: what pictures are brought to, where grey and colour are mixed: "keep", "rgb" or "grey".
+        instances: the masks number objects; all of them are one class.
+        unlabelled: "refuse" images without mask in folders of images and masks, or "skip" them.
 
     Raises:
         BadDataset: a folder of no known form, a dataset.json that lacks what is needed or names files outside the
             folder, or missing files; the nearest name is given.
         UnreadableFile: a dataset.json that is not JSON.
+        UsageError: an unknown `color` or `unlabelled`.
     """
+    checked_color(color)
+    if unlabelled not in ("refuse", "skip"):
+        raise UsageError(f"unlabelled is '{unlabelled}': {nearest(str(unlabelled), ('refuse', 'skip'))}")
     root = Path(path).expanduser()
-    root = root.parent if root.name == "dataset.json" else root
+    listed = root if root.suffix.lower() in LIST_ENDINGS and root.is_file() else None
+    root = root.parent if listed or root.name == "dataset.json" else root
     if not root.is_dir():
         raise BadDataset("there is no such folder", path=root, fix="check the path given as data=")
-    file = root / "dataset.json"
-    if not file.exists():
-        dataset = _open_plain(root)
+    description = _description(root)
+    if listed is None and isinstance(description.get("training"), list):
+        dataset = _open_decathlon(root, description)
+    elif listed is None and _is_nnunet(root, description):
+        dataset = _open_nnunet(root, description)
     else:
-        description = read_json(file)
-        if not isinstance(description, dict):
-            raise BadDataset("expected an object with 'labels'", path=file)
-        is_decathlon = isinstance(description.get("training"), list)
-        dataset = _open_decathlon(root, description) if is_decathlon else _open_nnunet(root, description)
-    _check(dataset, strict)
+        dataset = _open_plain(root, description, listed, color, instances, strict)
+    _check(dataset, strict, unlabelled)
     return dataset
+
+
+def _description(root: Path) -> dict[str, Any]:
+    file = root / "dataset.json"
+    description = read_json(file) if file.exists() else {}
+    if not isinstance(description, dict):
+        raise BadDataset("expected an object with 'labels'", path=file)
+    return description
+
+
+def _is_nnunet(root: Path, description: Mapping[str, Any]) -> bool:
+    """A dataset.json that describes imagesTr, or that describes nothing else that is there."""
+    if not (root / "dataset.json").exists():
+        return False
+    explicit = isinstance(description.get("dataset"), dict) or (root / "imagesTr").is_dir()
+    return explicit or find_layout(root) is None
 
 
 def _open_nnunet(root: Path, description: Mapping[str, Any]) -> SegmentationDataset:
@@ -125,24 +158,55 @@ def _open_decathlon(root: Path, description: Mapping[str, Any]) -> SegmentationD
     return _dataset(root, description, channels, table, training, test)
 
 
-def _open_plain(root: Path) -> SegmentationDataset:
-    """Images and labels without a description: channels from the first image, labels from all label maps."""
+def _open_plain(
+    root: Path, description: Mapping[str, Any], listed: Path | None, color: str, instances: bool, strict: bool
+) -> SegmentationDataset:
+    """Folders or a list: what no description says, channels and classes, is found in the files."""
     from medseg.data.scan import scan_channels, scan_labels
 
-    folders = next((pair for pair in PLAIN_FOLDERS if all((root / part).is_dir() for part in pair)), None)
-    if folders is None:
-        inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)
-        fix = (
-            f"give {inner}" if inner else "give a folder with imagesTr, labelsTr and dataset.json (nnU-Net, Decathlon)"
-        )
-        raise BadDataset("there is no dataset.json", path=root, fix=fix)
-    training, test = _cases(root, folders, 1, None)
-    labelled = [case for case in training if case.label]
+    layout = _layout(root, listed)
+    instances = instances or description.get("instances") is True
+    table, coding = parse_masks(description, root / "dataset.json", instances=instances)
+    if layout.instances and coding is None and table is None:
+        problem = "the folder 'instances' numbers objects, and no choice says what is to be learnt"
+        fix = "set data.instances=true: every value above 0 becomes one class, foreground"
+        raise BadDataset(problem, path=root, fix=fix)
+    cases = [replace(case, coding=coding) for case in layout.cases]
+    labelled = [case for case in cases if case.label]
     if not labelled:
-        raise BadDataset("no image has a label file of its name", path=root, fix="name them alike")
-    logger.info("%s has no dataset.json: reading every label map to find the classes", root)
-    channels, table = scan_channels(labelled[0]), LabelTable(scan_labels(labelled))
-    return _dataset(root, {}, channels, table, training, test)
+        raise BadDataset("no image has a label file of its name", path=listed or root, fix="name them alike")
+    if strict:
+        _refuse_missing(labelled)
+    if table is None:
+        logger.info("%s states no classes: reading every label map to find them", listed or root)
+        table = LabelTable(scan_labels(labelled, strict=strict))
+    color = checked_color(str(description.get("color", color))) if color == "keep" else color
+    if "channel_names" in description:
+        channels = _channel_names(description["channel_names"], root / "dataset.json")
+    else:
+        channels = CHANNELS[color] if color in CHANNELS else scan_channels(labelled[0])
+    dataset = _dataset(root, description, channels, table, cases, [])
+    training, test, split = divide(cases, layout.sides)
+    return replace(
+        dataset,
+        name=str(description.get("name") or (listed.stem if listed else root.resolve().name)),
+        training=tuple(training),
+        test=tuple(test),
+        color=color,
+        split=split,
+        list_file=listed,
+        unlabelled=tuple(case.id for case in cases if case.label is None and case not in test),
+    )
+
+
+def _layout(root: Path, listed: Path | None) -> Layout:
+    layout = read_list(listed) if listed else find_layout(root)
+    if layout is not None:
+        return layout if listed else with_table(layout, root)
+    inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)
+    known = "images and masks, or imagesTr, labelsTr and dataset.json (nnU-Net, Decathlon)"
+    fix = f"give {inner}" if inner else f"give a folder with {known}"
+    raise BadDataset("there is no dataset.json, and no folder of images beside one of masks", path=root, fix=fix)
 
 
 def _dataset(
@@ -185,13 +249,7 @@ def _cases(root: Path, folders: tuple[str, str], channels: int, ending: object) 
     grouped = group_images(wanted, labels)
     suffixed = any(set(found) != {0} or f"{case}_0000" == stem(found[0]) for case, found in grouped.items())
     test = group_images(image_files(root / "imagesTs"), test_labels, suffixed=suffixed)
-    return _with_labels(grouped, labels, channels), _with_labels(test, test_labels, channels)
-
-
-def _with_labels(grouped: Mapping[str, Mapping[int, Path]], labels: Mapping[str, Path], channels: int) -> list[Case]:
-    one_file_each = all(set(found) == {0} for found in grouped.values())  # RGB or 4D: all channels in it
-    count = 1 if one_file_each else channels
-    return [Case(name, channel_paths(found, name, count), labels.get(name)) for name, found in sorted(grouped.items())]
+    return with_labels(grouped, labels, channels), with_labels(test, test_labels, channels)
 
 
 def _listed_case(root: Path, entry: Any, file: Path, name: str | None = None) -> Case:
@@ -209,8 +267,8 @@ def _channel_names(given: Any, file: Path) -> tuple[str, ...]:
     return tuple(str(given[key]) for key in sorted(given, key=int))
 
 
-def _check(dataset: SegmentationDataset, strict: bool) -> None:
-    ids = [case.id for case in dataset.training]
+def _check(dataset: SegmentationDataset, strict: bool, unlabelled: str) -> None:
+    ids = [case.id for case in (*dataset.training, *(dataset.test if dataset.list_file or dataset.split else ()))]
     if len(set(ids)) < len(ids):
         twice = next(case for case in ids if ids.count(case) > 1)
         raise BadDataset(f"two training cases are called '{twice}'", path=dataset.root, fix="name the files apart")
@@ -218,7 +276,32 @@ def _check(dataset: SegmentationDataset, strict: bool) -> None:
         return
     if not dataset.training:
         raise BadDataset("no training image has a label file", path=dataset.root, fix="name images and labels alike")
-    for case in dataset.training:
+    if dataset.unlabelled and unlabelled == "refuse":
+        some = ", ".join(dataset.unlabelled[:5]) + (" ..." if len(dataset.unlabelled) > 5 else "")
+        problem = f"{len(dataset.unlabelled)} image(s) have no mask: {some}"
+        raise BadDataset(problem, path=dataset.root, fix="add the masks, or set data.unlabelled=skip")
+    _refuse_missing(dataset.training)
+
+
+def _refuse_missing(cases: Sequence[Case]) -> None:
+    for case in cases:
         for path in (*case.images, *filter(None, [case.label])):
             if not path.is_file():
                 raise BadDataset(describe_missing(path), case=case.id, path=path, fix="run medseg check for all faults")
+
+
+def keep_apart(dataset: SegmentationDataset, pattern: str) -> SegmentationDataset:
+    """The dataset with the cases whose id matches a shell pattern as its test cases, e.g. those of another hospital.
+
+    Raises:
+        UsageError: no case matches.
+        BadDataset: all of them do.
+    """
+    cases = {case.id: case for case in (*dataset.training, *dataset.test)}
+    apart = {case.id for case in matching(cases.values(), pattern)}
+    training = tuple(case for case in dataset.training if case.id not in apart)
+    if not training:
+        raise BadDataset(f"every training case matches '{pattern}'", path=dataset.root, fix="give a narrower pattern")
+    split = {side: [name for name in ids if name not in apart] for side, ids in (dataset.split or {}).items()}
+    test = tuple(case for name, case in sorted(cases.items()) if name in apart)
+    return replace(dataset, training=training, test=test, split=split if split.get("val") else None)

@@ -15,9 +15,9 @@ from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.keys import case_key, digest
 from medseg.data.laterality import left_right_axis, side_offsets
 from medseg.data.parallel import choose_workers, map_cases
-from medseg.data.read_case import read_case_labels
+from medseg.data.read_case import read_case_image, read_case_labels
 from medseg.errors import BadDataset, MedsegError
-from medseg.io import read_channels, read_json, to_canonical, write_json
+from medseg.io import read_json, to_canonical, write_json
 
 FINGERPRINT_VERSION = 1  # part of the cache's key: raise it when the facts change
 SAMPLES_PER_CASE = 10_000
@@ -50,6 +50,7 @@ class Fingerprint:
     ignore_label: int | None
     cases: tuple[CaseFacts, ...]
     intensities: tuple[dict[str, float], ...]  # mean, std, percentile_00_5, percentile_99_5, min, max
+    color: str = "keep"  # what pictures are brought to
 
     @property
     def class_frequencies(self) -> dict[int, float]:
@@ -98,6 +99,7 @@ def make_fingerprint(
     if cache_dir is None:
         return _make(dataset, cases, workers, progress)
     facts = [FINGERPRINT_VERSION, dataset.labels, dataset.ignore_label, sorted(map(case_key, cases))]
+    facts += [] if dataset.color == "keep" else [dataset.color]
     path = Path(cache_dir).expanduser() / dataset.name / f"fingerprint-{digest(facts)[:16]}.json"
     if path.exists():
         return Fingerprint.load(path)
@@ -110,7 +112,13 @@ def make_fingerprint(
 def _make(
     dataset: SegmentationDataset, cases: Sequence[Case], workers: int | str | None, progress: bool
 ) -> Fingerprint:
-    measure = partial(_measure, labels=dataset.labels, ignore_label=dataset.ignore_label)
+    measure = partial(
+        _measure,
+        labels=dataset.labels,
+        ignore_label=dataset.ignore_label,
+        channels=len(dataset.channel_names),
+        color=dataset.color,
+    )
     found: dict[str, tuple[CaseFacts, np.ndarray]] = {}
     count = choose_workers(workers, cases)
     for case, result in map_cases(measure, cases, workers=count, title="fingerprint", progress=progress):
@@ -126,6 +134,7 @@ def _make(
         ignore_label=dataset.ignore_label,
         cases=tuple(facts for facts, _ in ordered),
         intensities=_pool([samples for _, samples in ordered]),
+        color=dataset.color,
     )
 
 
@@ -142,9 +151,11 @@ def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], ...]:
     return tuple(box)
 
 
-def _measure(case: Case, *, labels: Mapping[str, int], ignore_label: int | None) -> tuple[CaseFacts, np.ndarray]:
+def _measure(
+    case: Case, *, labels: Mapping[str, int], ignore_label: int | None, channels: int, color: str
+) -> tuple[CaseFacts, np.ndarray]:
     """Facts of one case, and (C, n) intensities sampled from its foreground."""
-    volume = read_channels(case.images, case=case.id)
+    volume = read_case_image(case, channels, color)
     known = {0, *labels.values()} | ({ignore_label} if ignore_label is not None else set())
     mask = to_canonical(read_case_labels(case, volume.geometry, known).array, volume.geometry)[0]
     image = volume.canonical()

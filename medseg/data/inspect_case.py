@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.data.case_files import describe_missing
+from medseg.data.color import COLOR_FIX, in_color
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.duplicates import thumbnail
 from medseg.data.findings import Finding, Repair
@@ -20,6 +21,7 @@ from medseg.io.volume import corner_distance
 SAME_GRID_VOXELS = 1e-3  # headers hold float32: less is the same grid
 LARGEST_SHIFT_VOXELS = 1.0  # a header may be repaired up to here: more may be a real movement
 MAX_CENTERS = 64  # of labels whose side is looked at
+SMALLEST_PICTURE = 16  # pixels
 LARGEST_ROUNDING = 0.05  # 0.97 was a 1; 0.6 comes from interpolation and could be anything
 
 
@@ -52,21 +54,24 @@ class CaseInspector:
     Attributes:
         channels: number of channels that a case must have.
         known: label values that may occur, with background and ignore label.
+        color: what pictures are brought to.
     """
 
     channels: int
     known: frozenset[int]
+    color: str = "keep"
 
     @classmethod
     def of(cls, dataset: SegmentationDataset) -> CaseInspector:
         """The inspector for a dataset's cases."""
         ignore = set() if dataset.ignore_label is None else {dataset.ignore_label}
-        return cls(len(dataset.channel_names), frozenset({0, *dataset.labels.values(), *ignore}))
+        return cls(len(dataset.channel_names), frozenset({0, *dataset.labels.values(), *ignore}), dataset.color)
 
     def __call__(self, case: Case) -> CaseReport:
         """Read all files of a case and report on them; faults become findings."""
         report = CaseReport()
-        volumes = [volume for path in case.images if (volume := _read_image(case, path, report)) is not None]
+        found = [_read_image(case, path, report) for path in case.images]
+        volumes = [in_color(volume, self.color) for volume in found if volume is not None]
         if len(volumes) == len(case.images):
             self._check_image(case, volumes, report)
         if case.label is not None:
@@ -77,13 +82,21 @@ class CaseInspector:
         channels = sum(len(volume.array) for volume in volumes)
         if channels != self.channels:
             problem = f"has {channels} channels (expected {self.channels}, as channel_names says)"
-            report.findings.append(Finding("error", problem, case.id, case.images[0], "correct dataset.json or files"))
+            pictures = volumes[0].ndim == 2 and {channels, self.channels} == {1, 3}
+            fix = COLOR_FIX if pictures else "correct dataset.json or files"
+            report.findings.append(Finding("error", problem, case.id, case.images[0], fix))
         for path, volume in zip(case.images[1:], volumes[1:], strict=True):
             _check_grid(case, path, volumes[0].geometry, volume.geometry, report)
         report.minimum = tuple(float(channel.min()) for volume in volumes for channel in volume.array)
         if all(float(volume.array.max()) == float(volume.array.min()) for volume in volumes):
             report.findings.append(Finding("warning", "all voxels have the same value", case.id, case.images[0]))
         report.spacing = volumes[0].geometry.canonical().spacing
+        if volumes[0].ndim == 2 and min(volumes[0].spatial_shape) < SMALLEST_PICTURE:
+            size = "x".join(map(str, volumes[0].spatial_shape))
+            problem = f"has {size} pixels; a network that halves four times needs {SMALLEST_PICTURE} along each side"
+            report.findings.append(
+                Finding("warning", problem, case.id, case.images[0], "it will be padded: is it whole?")
+            )
         if channels == self.channels and len({volume.spatial_shape for volume in volumes}) == 1:
             image = np.concatenate([volume.canonical().array for volume in volumes])
             report.content = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -135,7 +148,7 @@ def _read_labels(case: Case, path: Path, report: CaseReport) -> Volume | None:
         report.findings.append(Finding("error", describe_missing(path), case.id, path, "add or rename it"))
         return None
     try:
-        return read_labels(path, case=case.id)
+        return read_labels(path, case=case.id, coding=case.coding)
     except BadLabels as error:
         volume = _or_none(lambda: near_integers(path, case.id))
         report.findings.append(_finding(error, case, path, repair="round" if volume else None))

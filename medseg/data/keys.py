@@ -15,7 +15,8 @@ def digest(facts: Any) -> str:
 
 
 def case_key(case: Case) -> str:
-    """SHA-256 over the case's files: path, size and modification time (None for a file that is not there)."""
+    """SHA-256 over the case's files, path, size and modification time (None if not there), and how labels are coded."""
     paths = [*case.images, *([case.label] if case.label else [])]
     stats = [path.stat() if path.exists() else None for path in paths]
-    return digest([[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)])
+    files = [[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)]
+    return digest(files if case.coding is None else [*files, case.coding.to_dict()])

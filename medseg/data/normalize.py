@@ -10,6 +10,22 @@ import numpy as np
 from medseg.errors import UsageError, nearest
 
 SMALLEST_STD = 1e-8
+SCHEMES: dict[str, tuple[str, ...]] = {  # name -> the numbers it needs
+    "zscore": (),
+    "ct": ("lower", "upper", "mean", "std"),
+    "percentile": (),
+    "none": (),
+    "unit": ("full",),  # / full, the largest value that the kind of picture can have
+    "imagenet": ("full", "mean", "std"),  # / full, then ImageNet's mean and standard deviation
+    "minmax255": (),  # per case over all its channels: minimum to 0, maximum to 255
+}
+
+
+def check_scheme(scheme: Mapping[str, Any]) -> None:
+    """Raises UsageError for an unknown scheme; the nearest is told."""
+    name = scheme.get("scheme")
+    if name not in SCHEMES:
+        raise UsageError(f"unknown normalization {name if name else dict(scheme)}: {nearest(str(name), SCHEMES)}")
 
 
 def normalize(array: np.ndarray, schemes: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -28,10 +44,17 @@ def normalize(array: np.ndarray, schemes: Sequence[Mapping[str, Any]]) -> np.nda
     if len(schemes) != len(array):
         raise UsageError(f"the case has {len(array)} channels, the plan's normalization {len(schemes)}")
     tissue = (array != 0).any(axis=0)
-    return np.stack([_channel(channel, scheme, tissue) for channel, scheme in zip(array, schemes, strict=True)])
+    low, high = float(array.min()), float(array.max())
+    whole = {"tissue": tissue, "low": low, "high": high}
+    return np.stack([_channel(channel, scheme, **whole) for channel, scheme in zip(array, schemes, strict=True)])
 
 
-def _channel(channel: np.ndarray, scheme: Mapping[str, Any], tissue: np.ndarray) -> np.ndarray:
+def _channel(
+    channel: np.ndarray, scheme: Mapping[str, Any], *, tissue: np.ndarray, low: float, high: float
+) -> np.ndarray:
+    if lacking := [key for key in SCHEMES.get(str(scheme.get("scheme")), ()) if key not in scheme]:
+        fix = "set it for all channels by its name, as plan.normalization=imagenet"
+        raise UsageError(f"normalization '{scheme['scheme']}' lacks {', '.join(lacking)}", fix=fix)
     channel = channel.astype(np.float32)
     match scheme.get("scheme"):
         case "zscore" if scheme.get("nonzero"):
@@ -42,14 +65,19 @@ def _channel(channel: np.ndarray, scheme: Mapping[str, Any], tissue: np.ndarray)
             clipped = np.clip(channel, scheme["lower"], scheme["upper"])
             return _standardize(clipped, float(scheme["mean"]), float(scheme["std"]))
         case "percentile":
-            low, high = np.percentile(channel, (scheme.get("lower", 0.5), scheme.get("upper", 99.5)))
-            return _standardize(np.clip(channel, low, high), float(low), float(high - low))
+            dark, bright = np.percentile(channel, (scheme.get("lower", 0.5), scheme.get("upper", 99.5)))
+            return _standardize(np.clip(channel, dark, bright), float(dark), float(bright - dark))
         case "none":
             return channel
-        case unknown:
-            raise UsageError(
-                f"unknown normalization '{unknown}'", fix=nearest(str(unknown), ("zscore", "ct", "percentile", "none"))
-            )
+        case "unit":
+            return channel / np.float32(scheme["full"])
+        case "imagenet":
+            return _standardize(channel / np.float32(scheme["full"]), float(scheme["mean"]), float(scheme["std"]))
+        case "minmax255":
+            return _standardize(channel, low, (high - low) / 255)
+        case _:
+            check_scheme(scheme)
+            raise AssertionError("every known scheme is above")
 
 
 def _zscore_tissue(channel: np.ndarray, tissue: np.ndarray) -> np.ndarray:

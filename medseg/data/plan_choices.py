@@ -9,14 +9,29 @@ import numpy as np
 
 from medseg.data import plan_rules as rules
 from medseg.data.fingerprint import Fingerprint
-from medseg.errors import UsageError
+from medseg.data.normalize import check_scheme
+from medseg.errors import UsageError, nearest
+
+SLICES = {"sagittal": 0, "coronal": 1, "axial": 2, "0": 0, "1": 1, "2": 2}  # of the canonical (RAS+) array
 
 
 def choose_network(
-    median_shape: np.ndarray, spacing: Sequence[float], memory_gib: float | None, device: str, given: dict[str, Any]
+    median_shape: np.ndarray,
+    spacing: Sequence[float],
+    memory_gib: float | None,
+    device: str,
+    given: dict[str, Any],
+    slice_axis: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Patch, strides and batch: each follows from the ones before it, chosen or set by the user."""
+    """Patch, strides and batch: each follows from the ones before it, chosen or set by the user.
+
+    Across a slice axis all of them are 1; what the user sets there is left for the plan's check.
+    """
+    if slice_axis is not None:
+        return _of_slices(median_shape, spacing, memory_gib, device, given, slice_axis)
     patch_budget, batch_budget, budget_reason = rules.voxel_budget(len(spacing), device, memory_gib)
+    if "size" in given:  # the network sees the whole of it, whatever it costs
+        patch_budget = max(patch_budget, int(np.prod(median_shape)))
     patch, patch_reason = rules.fit_patch(median_shape.tolist(), spacing, patch_budget)
     patch = check_axes(given.get("patch_size", patch), len(spacing), "patch_size")
     strides, strides_reason = rules.choose_strides(patch, spacing)
@@ -30,12 +45,75 @@ def choose_network(
     return {"patch_size": patch, "strides": strides, "batch_size": batch}, reasons
 
 
+def _of_slices(
+    median_shape: np.ndarray,
+    spacing: Sequence[float],
+    memory_gib: float | None,
+    device: str,
+    given: dict[str, Any],
+    axis: int,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    flat: dict[str, Any] = {name: given[name] for name in ("patch_size", "strides", "size") if name in given}
+    if "patch_size" in flat:
+        flat["patch_size"] = _without(flat["patch_size"], axis)
+    if "strides" in flat:
+        flat["strides"] = tuple(_without(stage, axis) for stage in flat["strides"])
+    in_plane = _without(spacing, axis)
+    network, reasons = choose_network(np.delete(median_shape, axis), in_plane, memory_gib, device, flat)
+    network["patch_size"] = rules.inserted(network["patch_size"], axis, 1)
+    network["strides"] = tuple(rules.inserted(stage, axis, 1) for stage in network["strides"])
+    return network, {**reasons, "slice_axis": f"2D: slices across axis {axis} of the volumes"}
+
+
+def _without(values: Sequence[Any], axis: int) -> tuple[Any, ...]:
+    return tuple(value for a, value in enumerate(values) if a != axis)
+
+
+def slice_axis(slices: str | int | None, spatial_dims: int) -> int | None:
+    """``"axial"``, ``"coronal"``, ``"sagittal"`` or a number -> axis of the canonical array; None: no slices.
+
+    Raises:
+        UsageError: another word, or images that have two dimensions already.
+    """
+    if slices is None:
+        return None
+    axis = SLICES.get(str(slices))
+    if axis is None:
+        known = [name for name in SLICES if not name.isdigit()]
+        raise UsageError(f"slices is '{slices}': {nearest(str(slices), known)}", fix="or give an axis, 0 to 2")
+    if spatial_dims != 3:
+        raise UsageError(f"slices={slices} needs volumes; the images are 2D already", fix="leave data.slices out")
+    return axis
+
+
+def named_normalization(name: str, fingerprint: Fingerprint) -> tuple[dict[str, Any], ...]:
+    """One scheme by name for every channel, with the numbers that it needs from the training cases.
+
+    Raises:
+        UsageError: an unknown scheme, or "imagenet" for other than 1 or 3 channels.
+    """
+    channels = len(fingerprint.channel_names)
+    check_scheme({"scheme": name})
+    if name == "imagenet" and channels not in (1, 3):
+        raise UsageError(f"plan.normalization=imagenet is for 1 or 3 channels, not {channels}")
+    highest = max(max(case.maximum) for case in fingerprint.cases)
+    return tuple(
+        rules.scheme_of(name, channel, channels, fingerprint.intensities[channel], highest)
+        for channel in range(channels)
+    )
+
+
 def choose_crop(fingerprint: Fingerprint) -> tuple[bool, str]:
+    if fingerprint.spatial_dims == 2:
+        return False, "pictures are used whole"
     kept = float(np.median([np.prod(case.cropped_shape) / np.prod(case.shape) for case in fingerprint.cases]))
     return kept < rules.CROP_GAIN, f"the box of non-zero voxels holds {kept:.0%} of the median image"
 
 
 def choose_normalization(fingerprint: Fingerprint) -> tuple[tuple[dict[str, Any], ...], str]:
+    if fingerprint.spatial_dims == 2 and fingerprint.channel_names == ("R", "G", "B"):
+        reason = "pictures in colour: one fixed scale for all, so that colours keep their meaning"
+        return named_normalization("imagenet", fingerprint), reason
     schemes, reasons = [], []
     for channel, name in enumerate(fingerprint.channel_names):
         scheme, reason = rules.choose_normalization(

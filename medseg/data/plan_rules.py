@@ -17,10 +17,10 @@ ANISOTROPY = 3.0  # a coarser axis is treated on its own
 MIN_EDGE = 4  # voxels: no axis is pooled below this
 MAX_STAGES = 6
 
-# Voxels of one patch and of one batch. A CPU is limited by time, not memory: 64^3 voxels, or a 320 x 320 image, is
-# about one second per training step of a small U-Net on two cores.
+# Voxels of one patch and of one batch. A CPU is limited by time, not memory: 64^3 voxels, or eight images of 256 x 256,
+# are about one second per training step of a small U-Net on two cores.
 CPU_PATCH_VOXELS = {2: 320**2, 3: 64**3}
-CPU_BATCH_VOXELS = 180_000
+CPU_BATCH_VOXELS = {2: 8 * 256**2, 3: 180_000}
 # nnU-Net trains two patches of 128^3 in 8 GiB.
 BYTES_PER_VOXEL = 2048
 DEFAULT_CUDA_GIB = 8.0
@@ -55,10 +55,15 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], new_spacing:
     return tuple(max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
 
 
+def inserted(values: Sequence[Any], axis: int, value: Any) -> tuple[Any, ...]:
+    """(a, b) -> (a, value, b) for axis 1: what a slice becomes in its volume."""
+    return (*values[:axis], value, *values[axis:])
+
+
 def voxel_budget(spatial_dims: int, device: str, memory_gib: float | None) -> tuple[int, int, str]:
     """Voxels per patch, voxels per batch, and the reason."""
     if device == "cpu":
-        patch, batch, reason = CPU_PATCH_VOXELS[spatial_dims], CPU_BATCH_VOXELS, "CPU"
+        patch, batch, reason = CPU_PATCH_VOXELS[spatial_dims], CPU_BATCH_VOXELS[spatial_dims], "CPU"
         if memory_gib is not None:
             fitting = int(memory_gib * 2**30 / BYTES_PER_VOXEL)
             patch, batch, reason = min(patch, fitting // 2), min(batch, fitting), f"CPU, {memory_gib:g} GiB"
@@ -136,10 +141,34 @@ def choose_normalization(
     named = re.search(r"(?<![a-z])ct(?![a-z])", name.lower()) is not None
     if named or (integers and float(np.median(minima)) <= -900):
         reason = "the channel is named CT" if named else "whole numbers down to -900 and below are Hounsfield units"
-        keys = {"lower": "percentile_00_5", "upper": "percentile_99_5", "mean": "mean", "std": "std"}
-        scheme = {"scheme": "ct", **{key: intensities[source] for key, source in keys.items()}}
+        scheme = scheme_of("ct", 0, 1, intensities, 0)
         return scheme, f"{reason}: clip to the foreground's 0.5 and 99.5 percentile, then the dataset's mean and std"
     if zero_fraction >= ZERO_BACKGROUND:
         reason = f"{zero_fraction:.0%} of the voxels are exactly 0: z-score per case over the others, which stay 0"
         return {"scheme": "zscore", "nonzero": True}, reason
     return {"scheme": "zscore", "nonzero": False}, "no fixed intensity scale: z-score per case"
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of red, green and blue in 0..1
+
+
+def scheme_of(name: str, channel: int, channels: int, intensities: dict[str, float], highest: float) -> dict[str, Any]:
+    """A named scheme with its numbers for one channel.
+
+    Args:
+        name: of the scheme.
+        channel: number of the channel; a single one gets the mean of ImageNet's three.
+        channels: how many there are.
+        intensities: pooled foreground statistics of the fingerprint, for "ct".
+        highest: largest value of any training case: 8-bit pictures end at 255, others at 65535 or at 1.
+    """
+    full = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0 if highest <= 65535 else highest
+    if name == "unit":
+        return {"scheme": name, "full": full}
+    if name == "imagenet":
+        one = {key: values[channel] if channels == 3 else sum(values) / 3 for key, values in IMAGENET.items()}
+        return {"scheme": name, "full": full, **one}
+    if name == "ct":
+        keys = {"lower": "percentile_00_5", "upper": "percentile_99_5", "mean": "mean", "std": "std"}
+        return {"scheme": name, **{key: intensities[source] for key, source in keys.items()}}
+    return {"scheme": name}

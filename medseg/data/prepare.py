@@ -99,7 +99,8 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
 
     dataset, workers = resolve_dataset(cfg["data"]), cfg["data"].get("workers")
     cache_dir = cfg.get("cache_dir") or default_cache_dir()
-    plan = make_plan(make_fingerprint(dataset, workers=workers, cache_dir=cache_dir), **(cfg.get("plan") or {}))
+    fingerprint = make_fingerprint(dataset, workers=workers, cache_dir=cache_dir)
+    plan = make_plan(fingerprint, slices=cfg["data"].get("slices"), **(cfg.get("plan") or {}))
     ids = [case.id for case in dataset.training]
     prepared = prepare(dataset, plan, ids, cache_dir=cache_dir, workers=workers)
     plan.save(prepared.folder / "plan.json")
@@ -112,7 +113,8 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
 
 def settings_key(plan: Plan) -> str:
     """First 16 hex digits of the SHA-256 over every setting that changes a prepared array."""
-    names = ("spatial_dims", "labels", "ignore_label", "spacing", "normalization", "crop_nonzero")
+    names: tuple[str, ...] = ("spatial_dims", "labels", "ignore_label", "spacing", "normalization", "crop_nonzero")
+    names = (*names, "size", "slice_axis", "color")
     settings = {name: plan.to_dict()[name] for name in names}
     return digest({"version": PREPARE_VERSION, **settings})[:16]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medseg.data.color import COLOR_FIX, in_color
 from medseg.data.fingerprint import nonzero_box
 from medseg.data.normalize import normalize
 from medseg.data.plan import Plan
-from medseg.data.plan_rules import resampled_shape
 from medseg.data.resample import resample, resample_image, resample_labels
 from medseg.errors import InputRefused
 from medseg.io import Geometry, Volume, from_canonical, to_canonical
@@ -55,15 +55,17 @@ def preprocess(volume: Volume, plan: Plan) -> tuple[np.ndarray, Preprocessed]:
     Raises:
         InputRefused: number of channels or dimensions other than the plan's.
     """
+    volume = in_color(volume, plan.color)
     if len(volume.array) != len(plan.channel_names) or volume.ndim != plan.spatial_dims:
         found = f"{volume.ndim}D with {len(volume.array)} channel(s)"
         expected = f"{plan.spatial_dims}D with {len(plan.channel_names)}: {', '.join(plan.channel_names)}"
-        raise InputRefused(f"the image is {found} (expected {expected})")
+        is_picture = plan.spatial_dims == volume.ndim == 2 and {len(volume.array), len(plan.channel_names)} == {1, 3}
+        raise InputRefused(f"the image is {found} (expected {expected})", fix=COLOR_FIX if is_picture else None)
     canonical = volume.canonical()
     shape = canonical.spatial_shape
     box = nonzero_box(canonical.array) if plan.crop_nonzero else tuple((0, n) for n in shape)
     cropped = tuple(stop - start for start, stop in box)
-    new_shape = resampled_shape(cropped, canonical.spacing, plan.spacing)
+    new_shape = plan.grid(cropped, canonical.spacing)
     done = Preprocessed(volume.geometry, box, shape, cropped, new_shape)
     normalized = normalize(canonical.array[(slice(None), *done.slices)], plan.normalization)
     return resample_image(normalized, new_shape), done

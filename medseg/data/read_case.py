@@ -1,4 +1,4 @@
-"""Read a training case's label map and refuse what would train on nonsense."""
+"""Read a training case's image and label map, and refuse what would train on nonsense."""
 
 from __future__ import annotations
 
@@ -6,9 +6,31 @@ from collections.abc import Collection
 
 import numpy as np
 
-from medseg.data.dataset import Case
+from medseg.data.case import Case
+from medseg.data.color import COLOR_FIX, in_color
 from medseg.errors import BadGeometry, BadLabels, InputRefused
-from medseg.io import Geometry, Volume, read_labels
+from medseg.io import Geometry, Volume, read_channels, read_labels
+
+
+def read_case_image(case: Case, channels: int, color: str) -> Volume:
+    """The image of a case (C, *S), pictures in the dataset's kind of colour.
+
+    Args:
+        case: its files.
+        channels: that it must have.
+        color: as `medseg.data.color.in_color` takes it.
+
+    Raises:
+        InputRefused: another number of channels, or as `read_channels`.
+    """
+    volume = in_color(read_channels(case.images, case=case.id), color)
+    if len(volume.array) != channels:
+        is_picture = volume.ndim == 2 and {len(volume.array), channels} == {1, 3}
+        kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"} if is_picture else {}
+        found, wanted = (kinds.get(n, f"of {n} channel(s)") for n in (len(volume.array), channels))
+        fix = COLOR_FIX if is_picture else "correct dataset.json or the files"
+        raise InputRefused(f"the image is {found} (expected {wanted})", case=case.id, path=case.images[0], fix=fix)
+    return volume
 
 
 def read_case_labels(case: Case, geometry: Geometry, known: Collection[int]) -> Volume:
@@ -26,7 +48,7 @@ def read_case_labels(case: Case, geometry: Geometry, known: Collection[int]) -> 
     """
     if case.label is None:
         raise InputRefused("the case has no label file", case=case.id, fix="add it or leave the case out")
-    labels = read_labels(case.label, case=case.id)
+    labels = read_labels(case.label, case=case.id, coding=case.coding)
     difference = geometry.difference(labels.geometry)
     if difference:
         problem = f"image and label are on different grids: {difference}"

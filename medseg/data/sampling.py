@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from medseg.data.plan import Plan
+from medseg.data.plan_rules import inserted
 from medseg.data.prepared import PreparedDataset
 from medseg.errors import BadDataset
 
@@ -33,7 +34,8 @@ class PatchDataset(Dataset[Sample]):
         seed: of all randomness.
         foreground_fraction: share of each batch that is drawn around foreground voxels.
         augment: ``(generator, sample) -> sample`` as `medseg.data.augment.make_augmentation` builds it. Its
-            ``input_size``, if it has one, is cut instead of the patch: the margin that rotation draws from.
+            ``input_size``, if it has one, is cut instead of the patch: the margin that rotation draws from. Where the
+            plan cuts slices, it sees them as 2D images.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PatchDataset(Dataset[Sample]):
             raise BadDataset("there is no case to sample patches from", fix="see the split of this fold")
         self.prepared, self.ids, self.seed, self.augment = prepared, sorted(ids), seed, augment
         self.patch_size, self.batch_size = plan.patch_size, batch_size or plan.batch_size
+        self.slice_axis = plan.slice_axis
         self.foreground_from = self.batch_size - round(self.batch_size * foreground_fraction)
         self.announce: Callable[[str], None] = lambda case_id: None  # told each case before it is read
         self.having: dict[int, list[str]] = {}
@@ -69,8 +72,22 @@ class PatchDataset(Dataset[Sample]):
         sample = self._cut(rng, case_id, voxel)
         if self.augment is not None:
             with one_thread():
-                sample = self.augment(rng, sample)
+                sample = self._augmented(rng, sample)
         return {**sample, "case": case_id}
+
+    def _augmented(self, rng: np.random.Generator, sample: Sample) -> Sample:
+        """The sample augmented; a slice, (C, *S) one voxel thick, as the 2D image that it is."""
+        assert self.augment is not None
+        axis = self.slice_axis
+        if axis is None:
+            return self.augment(rng, sample)
+        flat = {name: tensor.squeeze(1 + axis) for name, tensor in sample.items()}
+        return {name: tensor.unsqueeze(1 + axis) for name, tensor in self.augment(rng, flat).items()}
+
+    def _input_size(self, augment: Any) -> tuple[int, ...]:
+        if not hasattr(augment, "input_size"):
+            return self.patch_size
+        return augment.input_size if self.slice_axis is None else inserted(augment.input_size, self.slice_axis, 1)
 
     def _case_in_turn(self, number: int) -> str:
         turn, place = divmod(number, len(self.ids))
@@ -86,7 +103,7 @@ class PatchDataset(Dataset[Sample]):
         self.announce(case_id)
         image, labels = self.prepared.image(case_id), self.prepared.labels(case_id)
         start = patch_start(rng, labels.shape, self.patch_size, voxel)
-        size = getattr(self.augment, "input_size", self.patch_size)
+        size = self.patch_size if self.augment is None else self._input_size(self.augment)
         start = [first - (wide - n) // 2 for first, wide, n in zip(start, size, self.patch_size, strict=True)]
         return {
             "image": torch.from_numpy(cut_padded(image, start, size)),

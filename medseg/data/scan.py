@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medseg.data.parallel import choose_workers, map_cases
-from medseg.errors import BadDataset, MedsegError
+from medseg.errors import BadDataset, BadLabels, MedsegError
 from medseg.io import read_channels, read_labels
 
 if TYPE_CHECKING:
-    from medseg.data.dataset import Case
+    from medseg.data.case import Case
 
 MAX_CLASSES = 256  # a label map with more is one of instances
+MAX_WITH_255 = 8  # values beside 255: more are the shades of a mask that was smoothed or saved as JPEG
 
 
 def scan_channels(case: Case) -> tuple[str, ...]:
@@ -24,29 +27,65 @@ def scan_channels(case: Case) -> tuple[str, ...]:
     return ("R", "G", "B") if (volume.ndim, count) == (2, 3) else tuple(f"channel_{n}" for n in range(count))
 
 
-def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None) -> dict[str, int]:
+def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, strict: bool = True) -> dict[str, int]:
     """Name -> value of every label that occurs, called after its number. A bar shows the progress.
 
     A label map that cannot be read is left out here; it is reported when the case is used.
 
+    Args:
+        cases: labelled ones.
+        workers: processes; None chooses.
+        strict: refuse values that mean no classes; else, for ``medseg check``, 0 and 255 are taken, and all others
+            are then found unknown.
+
     Raises:
         BadDataset: no label map can be read, or they hold so many values that they number instances.
+        BadLabels: values between 0 and 255 that come from smoothing or JPEG; 1 in some masks and 255 in others.
     """
-    found: set[int] = set()
+    per_case: dict[str, Counter[int]] = {}
     outcomes = map_cases(_label_values, cases, workers=choose_workers(workers, cases), title="find the classes")
-    for _, values in outcomes:
+    for case, values in outcomes:
         if not isinstance(values, MedsegError):
-            found |= values
+            per_case[case.id] = values
+    found = set(chain.from_iterable(per_case.values()))
     if not found:
         raise BadDataset("no label map can be read", case=cases[0].id, path=cases[0].label)
     if len(found) > MAX_CLASSES:
         problem = f"the label maps hold {len(found)} values (at most {MAX_CLASSES}): they seem to number instances"
-        raise BadDataset(problem, path=cases[0].label, fix="write one number per class")
+        fix = "write one number per class; if objects are numbered, set data.instances=true to take them as one class"
+        raise BadDataset(problem, path=cases[0].label, fix=fix)
+    if shades := _shades(per_case, found):
+        if strict:
+            fix = "save the masks as PNG without smoothing, or state the classes in dataset.json"
+            raise BadLabels(shades, path=cases[0].label.parent if cases[0].label else None, fix=fix)
+        found = {0, 255}
     foreground = sorted(found - {0})
     names = ["foreground"] if len(foreground) == 1 else [f"label_{value}" for value in foreground]
     return {"background": 0, **dict(zip(names, foreground, strict=True))}
 
 
-def _label_values(case: Case) -> set[int]:
+def _label_values(case: Case) -> Counter[int]:
     assert case.label is not None  # only labelled cases are scanned
-    return {int(value) for value in np.unique(read_labels(case.label, case=case.id).array)}
+    array = read_labels(case.label, case=case.id, coding=case.coding).array
+    if array.dtype != np.uint8:
+        values, counts = np.unique(array, return_counts=True)
+        return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    found = np.bincount(array.ravel(), minlength=256)
+    return Counter({int(value): int(found[value]) for value in np.flatnonzero(found)})
+
+
+def _shades(per_case: Mapping[str, Counter[int]], found: set[int]) -> str | None:
+    """Values that mean no classes: many beside 255, or 1 in some masks and 255 in the others."""
+    others = found - {0, 255}
+    if 255 not in found or not (len(others) > MAX_WITH_255 or _mixed(per_case, found)):
+        return None
+    total = sum(per_case.values(), Counter[int]())
+    often = sorted(others, key=lambda value: -total[value])
+    shown = ", ".join(f"{value} ({total[value]} pixels)" for value in sorted(often[:MAX_WITH_255]))
+    more = f" and {len(others) - MAX_WITH_255} more" if len(others) > MAX_WITH_255 else ""
+    first = min(case for case, values in per_case.items() if set(values) & others)
+    return f"beside 0 and 255 the masks hold {shown}{more}, first in {first}"
+
+
+def _mixed(per_case: Mapping[str, Counter[int]], found: set[int]) -> bool:
+    return found <= {0, 1, 255} and 1 in found and not any({1, 255} <= set(values) for values in per_case.values())

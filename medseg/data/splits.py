@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.metadata import TABLES, find_table
+from medseg.data.own_split import read_ids
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.io import read_json, write_json
 
@@ -43,6 +44,7 @@ def make_splits(
     file: str | Path | None = None,
     group_by: str | None = None,
     leave_out: bool = False,
+    own: bool = True,
 ) -> list[Split]:
     """The folds of a dataset.
 
@@ -50,9 +52,12 @@ def make_splits(
         dataset: its training cases are split.
         folds: number of folds; 1 trains on every case and validates on none.
         seed: of the shuffle.
-        file: a ``splits_final.json``; without one and without `group_by`, the dataset's own is used if it is there.
-        group_by: a column of the dataset's ``metadata.csv`` or ``participants.tsv``; a group is never divided.
+        file: a ``splits_final.json``, or a text file with the ids of the validation cases; without one and without
+            `group_by`, the dataset's own is used if it is there: splits_final.json, or what `SegmentationDataset.split`
+            holds.
+        group_by: a column of the dataset's ``metadata.csv``, ``participants.tsv`` or list; a group is never divided.
         leave_out: with `group_by`, one fold per group, which validates on that group alone.
+        own: False makes folds of our own, whatever the dataset says.
 
     Raises:
         BadDataset: too few cases or groups, ids that the dataset lacks, or a case, group or patient (a column
@@ -62,22 +67,33 @@ def make_splits(
     if leave_out and not group_by:
         raise UsageError("leave_out=true needs a group", fix="set data.group_by=, e.g. to site")
     ids = [case.id for case in dataset.training]
+    patients = patient_groups((*dataset.training, *dataset.test))
+    check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], patients, what="the test set")
     groups = read_groups(dataset, group_by) if group_by else {}
-    own = dataset.root / "splits_final.json"
-    if file or (own.exists() and not group_by):
-        logger.info("folds are those of %s", file or own)
-        splits = read_splits(Path(file or own), ids)
+    stored = dataset.root / "splits_final.json"
+    if file or (own and stored.exists() and not group_by and not dataset.list_file):
+        logger.info("folds are those of %s", file or stored)
+        splits = read_splits(Path(file or stored), ids)
+    elif own and dataset.split and not group_by:
+        splits = [{part: list(names) for part, names in dataset.split.items()}]
     elif group_by:
         splits = grouped_splits(groups, folds, seed, leave_out)
     else:
         splits = [{"train": sorted(ids), "val": []}] if folds == 1 else nnunet_splits(ids, folds, seed)
     check_leakage(splits, groups)
-    check_leakage(splits, patient_groups(dataset.training))
+    check_leakage(splits, patients)
     return splits
 
 
 def read_splits(path: Path, ids: Sequence[str]) -> list[Split]:
-    """Read nnU-Net's ``splits_final.json``. Raises BadDataset for another form or for ids that the dataset lacks."""
+    """Read nnU-Net's ``splits_final.json``, or a text file of the ids that validate while the others train.
+
+    Raises:
+        BadDataset: another form, or ids that the dataset lacks.
+    """
+    if path.suffix.lower() == ".txt":
+        val = read_ids(path, ids)
+        return [{"train": sorted(set(ids) - set(val)), "val": val}]
     splits = read_json(path)
     if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= s.keys() for s in splits):
         raise BadDataset('expected a list of {"train": [...], "val": [...]}', path=path)
@@ -96,12 +112,13 @@ def write_splits(path: str | Path, splits: Sequence[Mapping[str, Sequence[str]]]
     write_json(path, [{"train": list(split["train"]), "val": list(split["val"])} for split in splits])
 
 
-def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping[str, str]) -> None:
+def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping[str, str], *, what: str = "") -> None:
     """Stop when a case, or a group (patient, site), is on both sides of a fold.
 
     Args:
         splits: the folds.
         groups: case -> group; cases that it lacks are groups of their own.
+        what: the second side, if it is no fold.
 
     Raises:
         BadDataset: naming the fold and what is on both sides.
@@ -116,7 +133,8 @@ def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping
         if both:
             twins = [case for case in split["train"] if group(case) == group(both[0])]
             shared = f"of group '{groups[both[0]]}', as {_some(twins)} in its training" if both[0] in groups else ""
-            problem = f"fold {number} trains and validates on the same: {_some(both)} {shared}"
+            sides = f"training and {what} share" if what else f"fold {number} trains and validates on the same:"
+            problem = f"{sides} {_some(both)} {shared}"
             raise BadDataset(problem, fix="split by that group with data.group_by=, or correct splits_final.json")
 
 
@@ -128,7 +146,7 @@ def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:
         UsageError: no such column.
     """
     path = find_table(dataset.root)
-    if path is None:
+    if path is None and not dataset.list_file:
         raise BadDataset(f"group_by={column} needs a table of the cases", path=dataset.root, fix=f"add {TABLES[0]}")
     columns = {name for case in dataset.training for name in case.metadata}
     if column not in columns:

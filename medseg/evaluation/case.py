@@ -78,7 +78,9 @@ def evaluate_case(files: CaseFiles, settings: Settings) -> CaseResult:
         BadLabels: values that are no integers or not known.
         UnreadableFile: a file is damaged.
     """
-    reference = relabelled(read_labels(files.reference, case=files.id), settings.relabel_references)
+    reference = relabelled(
+        read_labels(files.reference, case=files.id, coding=files.coding), settings.relabel_references
+    )
     prediction = _prediction(files, reference, settings)
     pair = LabelPair(
         prediction,

@@ -124,7 +124,9 @@ def _make_evaluator(pair: FolderPair, labels: Labels | None, settings: Mapping[s
 
 
 def _labels_found(cases: Sequence[CaseFiles]) -> list[int]:
-    found = {int(v) for case in cases for v in np.unique(read_labels(case.reference, case=case.id).array)} - {0}
+    found = {
+        int(v) for case in cases for v in np.unique(read_labels(case.reference, case=case.id, coding=case.coding).array)
+    } - {0}
     if not found:
         folder = cases[0].reference.parent
         raise BadLabels("all references are empty", path=folder, fix="name the classes with labels=")

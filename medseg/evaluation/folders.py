@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.data.case_files import LABEL_SUFFIX
+from medseg.data.case_list import LIST_ENDINGS
 from medseg.data.dataset import SegmentationDataset, open_dataset
 from medseg.data.label_names import LabelTable, parse_labels
+from medseg.data.layouts import find_layout
 from medseg.errors import BadDataset, InputRefused
-from medseg.io import KNOWN_ENDINGS, file_ending, read_json
+from medseg.io import KNOWN_ENDINGS, LabelCoding, file_ending, read_json
 
 OVERLAY = "overlay.png"  # of a report in the same folder
 PROBABILITIES = "_probabilities"
@@ -26,6 +29,7 @@ class CaseFiles:
         prediction: label map; None if it is missing.
         image: what the labels were drawn on, for pictures; None if unknown.
         probabilities: of the classes, (K, *S), for calibration; None if unknown.
+        coding: how the reference's pixels become label values; None: they are label values.
     """
 
     id: str
@@ -33,6 +37,7 @@ class CaseFiles:
     prediction: Path | None
     image: Path | None = None
     probabilities: Path | None = None
+    coding: LabelCoding | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ def pair_folders(predictions: str | Path, references: str | Path) -> FolderPair:
 
     Args:
         predictions: folder of label maps.
-        references: folder of label maps, or a dataset folder, whose test or training labels are then taken:
-            those that more of the predictions belong to.
+        references: folder of label maps, or a dataset folder or list, whose test, validation or training labels are
+            then taken: those that more of the predictions belong to.
 
     Raises:
         BadDataset: a folder is missing or holds no label maps, two files are of one case, or no prediction at all
@@ -64,19 +69,23 @@ def pair_folders(predictions: str | Path, references: str | Path) -> FolderPair:
     """
     found, references = label_files(predictions), Path(references)
     root = _dataset_root(references)
-    wanted = _dataset_labels(references, found) if root == references else label_files(references)
+    dataset = _dataset_of(references, root)
+    whole = references in (root, dataset.list_file if dataset else None)
+    wanted = _dataset_labels(dataset, found) if dataset and whole else _by_name(label_files(references), found)
     if not wanted.keys() & found.keys():
         problem = f"none of its {len(found)} files is named like one of the {len(wanted)} references"
         example = f"references are named like {next(iter(wanted.values())).name}"
         raise BadDataset(f"{problem} ({example})", path=predictions, fix="check both paths, or rename the predictions")
-    images = _images(root) if root else {}
+    every = (*dataset.training, *dataset.test) if dataset else ()
+    images = {case.id: case.images[0] for case in every if case.images}
+    coding = next((case.coding for case in every if case.coding), None)
     shares = {path.name[: -len(file_ending(path))]: path for path in Path(predictions).glob(f"*{PROBABILITIES}.*")}
     cases = tuple(
-        CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES))
+        CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES), coding)
         for id in sorted(wanted)
     )
     extra = tuple(found[id] for id in sorted(found.keys() - wanted.keys()))
-    return FolderPair(cases, extra, _label_table(root) if root else None)
+    return FolderPair(cases, extra, _table_of(dataset, root))
 
 
 def label_files(folder: str | Path) -> dict[str, Path]:
@@ -104,11 +113,27 @@ def label_files(folder: str | Path) -> dict[str, Path]:
 
 
 def _dataset_root(references: Path) -> Path | None:
-    """The folder of the dataset.json: the one given, or the one above a labelsTr or labelsTs."""
-    return next((root for root in (references, references.parent) if (root / "dataset.json").is_file()), None)
+    """The folder of the dataset: the one given, or the one above its labels whose dataset.json describes them."""
+    if (references / "dataset.json").is_file() or (references.is_dir() and find_layout(references)):
+        return references
+    return references.parent if (references.parent / "dataset.json").is_file() else None
 
 
-def _label_table(root: Path) -> LabelTable:
+def _dataset_of(references: Path, root: Path | None) -> SegmentationDataset | None:
+    """The dataset that the references are; or that they lie in, if it can be opened: it need not be whole then."""
+    if references.suffix.lower() in LIST_ENDINGS or root == references:
+        return open_dataset(references, strict=False)
+    try:
+        return open_dataset(root, strict=False) if root else None
+    except InputRefused:
+        return None
+
+
+def _table_of(dataset: SegmentationDataset | None, root: Path | None) -> LabelTable | None:
+    if dataset is not None:
+        return LabelTable(dataset.labels, dataset.ignore_label, dataset.regions, dataset.regions_class_order)
+    if root is None:
+        return None
     file = root / "dataset.json"
     description = read_json(file)
     if not isinstance(description, dict):
@@ -116,21 +141,20 @@ def _label_table(root: Path) -> LabelTable:
     return parse_labels(description, file)
 
 
-def _dataset_labels(root: Path, found: Mapping[str, Path]) -> dict[str, Path]:
-    dataset: SegmentationDataset = open_dataset(root, strict=False)
+def _dataset_labels(dataset: SegmentationDataset, found: Mapping[str, Path]) -> dict[str, Path]:
+    """Labels of the part that most of the predictions belong to; of equal ones the smallest: test, validation, all."""
     parts = [
-        {case.id: case.label for case in part if case.label is not None} for part in (dataset.test, dataset.training)
+        {case.id: case.label for case in part if case.label is not None}
+        for part in (dataset.test, dataset.validation, dataset.training)
     ]
     chosen = max(parts, key=lambda part: (len(part.keys() & found.keys()), len(part) > 0))
     if not chosen:
-        raise BadDataset("the dataset has no labels", path=root, fix="give references= a folder of label maps")
+        raise BadDataset("the dataset has no labels", path=dataset.root, fix="give references= a folder of label maps")
     return chosen
 
 
-def _images(root: Path) -> dict[str, Path]:
-    """First image of each case, for pictures only: a folder of references need not be a whole dataset."""
-    try:
-        dataset = open_dataset(root, strict=False)
-    except InputRefused:
-        return {}
-    return {case.id: case.images[0] for case in (*dataset.training, *dataset.test) if case.images}
+def _by_name(files: dict[str, Path], found: Mapping[str, Path]) -> dict[str, Path]:
+    """By the names as they are, or, if no prediction is called so, without ``_mask`` or ``_segmentation``."""
+    if files.keys() & found.keys():
+        return files
+    return {LABEL_SUFFIX.sub("", name): file for name, file in files.items()}

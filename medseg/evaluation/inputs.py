@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.data.case_list import LIST_ENDINGS
 from medseg.errors import BadDataset
 from medseg.evaluation.folders import CaseFiles, FolderPair, pair_folders
 from medseg.evaluation.statistics import column_of_cases, read_table
@@ -23,7 +24,7 @@ def find_pairs(predictions: str | Path, references: str | Path | None) -> Folder
 
     Args:
         predictions: folder or file of label maps; or a CSV table of pairs, then ``references`` is None.
-        references: folder or file of label maps, or a dataset folder.
+        references: folder or file of label maps, or a dataset folder or list.
 
     Raises:
         BadDataset: as `pair_folders` and `pair_table`; a file beside a folder.
@@ -35,6 +36,8 @@ def find_pairs(predictions: str | Path, references: str | Path | None) -> Folder
     if predictions.is_file() and references.is_file():
         name = references.name[: -len(file_ending(references))]
         return FolderPair((CaseFiles(name, references, predictions),), (), None)
+    if predictions.is_dir() and references.suffix.lower() in LIST_ENDINGS:
+        return pair_folders(predictions, references)
     if predictions.is_file() or references.is_file():
         single = predictions if predictions.is_file() else references
         raise BadDataset("is a file and its counterpart is none", path=single, fix="give two files or two folders")

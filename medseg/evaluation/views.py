@@ -109,7 +109,7 @@ def sides_of(names: Iterable[str]) -> dict[str, str]:
 
 def read_view(result: CaseResult, settings: Settings) -> View:
     """Read what a picture of a case needs; an image that cannot be used is left out, as are ignored voxels."""
-    reference = relabelled(read_labels(result.files.reference), settings.relabel_references)
+    reference = relabelled(read_labels(result.files.reference, coding=result.files.coding), settings.relabel_references)
     geometry = reference.geometry
     prediction = np.zeros_like(reference.array)
     if result.files.prediction is not None:

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.color import in_color
 from medseg.data.plan import Plan
 from medseg.data.preprocess import Preprocessed
 from medseg.io import Volume
 
 FACTOR = 1.5
 MARGIN = 0.5  # of the width between the foreground's 0.5 and 99.5 percentiles
-ABSOLUTE = ("ct", "none")
+ABSOLUTE = ("ct", "none", "unit", "imagenet")
 SAMPLES = 1_000_000  # voxels whose percentiles are taken
 AXES = {3: ("left-right", "back-front", "foot-head"), 2: ("row", "column")}
 
@@ -51,7 +52,7 @@ def outside_training(volume: Volume, done: Preprocessed, plan: Plan) -> tuple[st
         *_beyond("spacing", spacing, plan),
         *_beyond("extent", extent, plan),
         *_below_patch(extent, done.resampled_shape, plan),
-        *_intensities(volume.array, plan),
+        *_intensities(in_color(volume, plan.color).array, plan),
     )
 
 

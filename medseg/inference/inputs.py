@@ -13,7 +13,10 @@ from typing import Literal
 import numpy as np
 
 from medseg.data.case_files import image_files, label_files
+from medseg.data.case_list import LABEL_COLUMNS, LIST_ENDINGS, read_list, read_rows
 from medseg.data.dataset import Case, open_dataset
+from medseg.data.layouts import Layout, find_layout
+from medseg.data.own_split import with_table
 from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UnreadableFile, UsageError
 from medseg.io import (
     KNOWN_ENDINGS,
@@ -40,7 +43,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     * an image file: one case;
     * a ``.csv`` table with the columns ``case`` and ``image``, or ``image_0000``, ``image_0001`` and so on for the
       channels; paths are relative to the table;
-    * a dataset (a folder with a dataset.json): its test cases, else its training cases;
+    * a dataset (a folder with a dataset.json, with images and masks, or a list of both): its test cases, else all;
     * a folder of DICOM slices: one case, named like the folder;
     * a folder of image files: ``CASE_0000``, ``CASE_0001`` ... are the channels of CASE, other names are cases of one
       file each;
@@ -57,8 +60,12 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     source = Path(source).expanduser()
     if not source.exists():
         raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
-    if source.is_file() and source.suffix.lower() == ".csv":
+    if source.is_file() and source.suffix.lower() in LIST_ENDINGS and _has_labels(source):
+        cases = _test_or_all(read_list(source))
+    elif source.is_file() and source.suffix.lower() == ".csv":
         cases = _table(source)
+    elif source.is_dir() and not (source / "imagesTr").is_dir() and (layout := find_layout(source)):
+        cases = _test_or_all(with_table(layout, source))
     elif (source / "dataset.json").exists():
         dataset = open_dataset(source)
         return list(dataset.test or dataset.training)
@@ -74,6 +81,15 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
             problem = f"{len(case.images)} channel files (the model expects {channels}, named {case.id}_0000 and so on)"
             raise UsageError(problem, case=case.id, path=source)
     return cases
+
+
+def _has_labels(table: Path) -> bool:
+    return any(column in row for row in read_rows(table)[:1] for column in LABEL_COLUMNS)
+
+
+def _test_or_all(layout: Layout) -> list[Case]:
+    test = [case for case in layout.cases if layout.sides.get(case.id) == "test"]
+    return test or list(layout.cases)
 
 
 def take_shard(cases: Sequence[Case], shard: str | None) -> list[Case]:

@@ -18,6 +18,7 @@ from medseg.inference.memory import activation_bytes
 from medseg.inference.onnx_network import OnnxNetwork
 from medseg.io import holds_onnx, load_model, load_onnx
 from medseg.models import create_model
+from medseg.models.slices import with_slices
 from medseg.targets import Target, build_target
 
 
@@ -106,7 +107,13 @@ def load_member(folder: Path, profile: DeviceProfile) -> Member:
     except RuntimeError as error:
         problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    return Member(profile.place(network.eval()), plan, target, profile, tuple(description.get("postprocessing", ())))
+    return Member(
+        profile.place(with_slices(network, plan.slice_axis).eval()),
+        plan,
+        target,
+        profile,
+        tuple(description.get("postprocessing", ())),
+    )
 
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:

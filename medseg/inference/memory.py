@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medseg.data.plan_rules import resampled_shape
 from medseg.errors import InputRefused, ResourceError, UsageError
 from medseg.io import Geometry
 from medseg.io.memory import free_memory
@@ -147,7 +146,7 @@ def predict_need(
     if len(geometry.shape) != members[0].plan.spatial_dims:
         raise InputRefused(f"the image is {len(geometry.shape)}D (the model is {members[0].plan.spatial_dims}D)")
     grid, channels = geometry.canonical(), members[0].target.out_channels
-    prepared = [resampled_shape(grid.shape, grid.spacing, member.plan.spacing) for member in members]
+    prepared = [member.plan.grid(grid.shape, grid.spacing) for member in members]
     image = FLOAT * len(members[0].plan.channel_names)
     axis = longest_axis(prepared[0], members[0].plan.patch_size)
     planes = [FLOAT * channels * prod(s) // s[axis] for s in (grid.shape, *prepared)]

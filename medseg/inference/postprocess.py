@@ -1,8 +1,9 @@
 """Post-processing of label maps: plain operations, chosen on validation data and stored with the model.
 
 An operation is plain data, so that a model folder can hold it: ``{"operation": "largest_component", "label": 2}``,
-``{"operation": "minimum_size", "label": 2, "ml": 0.5}`` or ``{"operation": "fill_holes", "label": 2}``. What is removed
-becomes background; a hole is filled only where there is background, never another class.
+``{"operation": "minimum_size", "label": 2, "ml": 0.5}`` or ``{"operation": "fill_holes", "label": 2}``; and, on demand
+only, ``{"operation": "opening", "label": 2, "size": 6}``, a binary opening by a square (3D: a cube) of so many pixels.
+What is removed becomes background; a hole is filled only where there is background, never another class.
 """
 
 from __future__ import annotations
@@ -62,10 +63,21 @@ def _fill_holes(labels: np.ndarray, operation: Operation, voxel_ml: float) -> No
     labels[filled & (labels == 0)] = operation["label"]
 
 
+def _opening(labels: np.ndarray, operation: Operation, voxel_ml: float) -> None:
+    from scipy import ndimage
+
+    mask, size = labels == operation["label"], int(operation["size"])
+    # The box may end at the structure: a border of background is what lies around it.
+    opened = ndimage.binary_opening(np.pad(mask, size), np.ones((size,) * mask.ndim))
+    labels[mask & ~opened[(slice(size, -size),) * mask.ndim]] = 0
+
+
+NEEDED = {"minimum_size": ("label", "ml"), "opening": ("label", "size")}
 OPERATIONS: dict[str, Callable[[np.ndarray, Operation, float], None]] = {
     "largest_component": _largest_component,
     "minimum_size": _minimum_size,
     "fill_holes": _fill_holes,
+    "opening": _opening,
 }
 
 
@@ -73,7 +85,7 @@ def _step(operation: Operation) -> Callable[[np.ndarray, Operation, float], None
     name = str(operation.get("operation"))
     if name not in OPERATIONS:
         raise UsageError(f"unknown post-processing '{name}': {nearest(name, OPERATIONS)}")
-    for key in ("label", "ml") if name == "minimum_size" else ("label",):
+    for key in NEEDED.get(name, ("label",)):
         if not isinstance(operation.get(key), int | float):
             raise UsageError(f"post-processing '{name}' has no number '{key}'")
     return OPERATIONS[name]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg.data.dataset import Case
+from medseg.data.own_split import matching
 from medseg.errors import MedsegError, PartialFailure
 from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.predictor import Predictor
@@ -156,8 +157,10 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         max_vram=cfg["max_vram"],
         postprocess=cfg["postprocess"],
         uncertainty=cfg["uncertainty"],
+        threshold=cfg["threshold"],
     )
-    cases = take_shard(find_cases(cfg["input"], len(predictor.plan.channel_names)), cfg["shard"])
+    cases = find_cases(cfg["input"], len(predictor.plan.channel_names))
+    cases = take_shard(matching(cases, cfg["cases"]) if cfg.get("cases") else cases, cfg["shard"])
     print(f"medseg: predicting {len(cases)} case(s) on {predictor.profile}")
     record = Record(record_path(Path(cfg["output"]), cfg["shard"]))
     try:

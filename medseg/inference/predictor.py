@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial, reduce
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from medseg.inference.streams import (
 from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.inference.vram import device_need, fitting_window_batch
 from medseg.io import Geometry, from_canonical
+from medseg.targets import Target, build_target
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,10 @@ class Predictor:
             per call, then on the CPU.
         max_ram: bytes, or e.g. "8G", that the process may hold; None: what is free. A case whose logits do not fit
             keeps them in a temporary file, and one that does not fit even so is refused before anything is allocated.
-        postprocess: apply the operations that are stored with the model (with every model of an ensemble).
+        postprocess: apply the operations that are stored with the model (with every model of an ensemble), none
+            (False), or those of a list, see `medseg.inference.postprocess`.
         uncertainty: "entropy" or "mutual_information" adds a map of it, see `medseg.inference.uncertainty`.
+        threshold: of the probability of a binary target's foreground; None: the target's own, 0.5 if not set.
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/phantom/unet/first")  # doctest: +SKIP
@@ -88,8 +91,9 @@ class Predictor:
         skip_empty: bool = False,
         max_ram: int | str | None = None,
         max_vram: int | str | None = None,
-        postprocess: bool = True,
+        postprocess: bool | Sequence[Mapping[str, Any]] = True,
         uncertainty: str | None = None,
+        threshold: float | None = None,
     ) -> None:
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is {overlap} (must be at least 0 and below 1)")
@@ -102,7 +106,9 @@ class Predictor:
         self.window_batch = fitting_window_batch(members, window_batch, as_bytes(max_vram))
         self.max_ram = as_bytes(max_ram)
         self.uncertainty = check_measure(uncertainty, sum(map(len, self.passes)))
-        self.operations = common_operations([member.postprocessing for member in members]) if postprocess else []
+        own = common_operations([member.postprocessing for member in members]) if postprocess is True else []
+        self.operations = own if isinstance(postprocess, bool) else [dict(operation) for operation in postprocess]
+        self.target = _with_threshold(members[0].target, threshold)
 
     @classmethod
     def from_pretrained(
@@ -120,8 +126,9 @@ class Predictor:
         skip_empty: bool = False,
         max_ram: int | str | None = None,
         max_vram: int | str | None = None,
-        postprocess: bool = True,
+        postprocess: bool | Sequence[Mapping[str, Any]] = True,
         uncertainty: str | None = None,
+        threshold: float | None = None,
     ) -> Predictor:
         """Load model folders; a run of several folds, or several folders, become an ensemble. No code is executed.
 
@@ -143,6 +150,7 @@ class Predictor:
             max_vram=max_vram,
             postprocess=postprocess,
             uncertainty=uncertainty,
+            threshold=threshold,
         )
 
     @property
@@ -312,7 +320,7 @@ class Predictor:
     @torch.inference_mode()
     def _segment(self, case: PreparedCase, runner: WindowRunner) -> Maps:
         """Labels (*S) and, if wanted, probabilities (K, *S) and uncertainty (*S), in canonical orientation."""
-        target, (array, done) = self.members[0].target, case.arrays[0]
+        target, (array, done) = self.target, case.arrays[0]
         axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
         blocks = decoded_blocks(shape[axis], 4 * target.out_channels * prod(shape) // shape[axis])
@@ -353,6 +361,15 @@ class Predictor:
                 patch_size = member.plan.patch_size
                 streams.append(probability_planes(network, one.target, patch_size, images, done, blocks, how))
         return streams
+
+
+def _with_threshold(target: Target, threshold: float | None) -> Target:
+    if threshold is None:
+        return target
+    settings = target.to_dict()
+    if not settings.get("binary"):
+        raise UsageError(f"threshold={threshold} is for a binary target", fix="leave it out: the likeliest class wins")
+    return build_target({**settings, "threshold": threshold})
 
 
 def _check_same_target(members: Sequence[Member]) -> None:

@@ -8,6 +8,7 @@ from medseg.io.dicom import holds_dicom
 from medseg.io.dicom_seg import write_dicom_seg
 from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
+from medseg.io.label_coding import LabelCoding
 from medseg.io.memory import free_memory
 from medseg.io.model_folder import load_model, save_model
 from medseg.io.onnx_folder import holds_onnx, load_onnx, save_onnx
@@ -26,6 +27,7 @@ from medseg.io.volume import Geometry, Volume, from_canonical, to_canonical
 __all__ = [
     "KNOWN_ENDINGS",
     "Geometry",
+    "LabelCoding",
     "Volume",
     "atomic_path",
     "download",

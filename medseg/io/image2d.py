@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from medseg.io.volume import Geometry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 _GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
@@ -49,6 +52,8 @@ def read(path: Path, *, labels: bool = False) -> tuple[np.ndarray, Geometry]:
         with _open(path) as picture:
             geometry = _geometry(picture)
             require_memory(16 * geometry.shape[0] * geometry.shape[1])
+            if not labels:
+                _tell_dropped(picture, path)
             pixels = np.asarray(picture if picture.mode in _GREY or _is_index(picture, labels) else _colour(picture))
     array = np.moveaxis(np.atleast_3d(pixels), 2, 0)
     return (_one_channel(array) if labels else array), geometry
@@ -112,6 +117,14 @@ def _is_index(picture: Image, labels: bool) -> bool:
 
 def _colour(picture: Image) -> Image:
     return picture.convert("L" if picture.mode in ("LA", "La") else "RGB")
+
+
+def _tell_dropped(picture: Image, path: Path) -> None:
+    """Colours under transparent pixels may never have been seen by anyone: say that they are used."""
+    alpha = picture.getchannel("A") if "A" in picture.getbands() else None
+    low, high = alpha.getextrema() if alpha else (255, 255)
+    if low != high:
+        logger.warning("%s: its transparency is dropped, and is not the same everywhere (%s to %s)", path, low, high)
 
 
 def _one_channel(array: np.ndarray) -> np.ndarray:

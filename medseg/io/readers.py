@@ -14,6 +14,7 @@ import numpy as np
 from medseg.errors import BadGeometry, BadLabels, BadVoxels, MedsegError, UnreadableFile, UsageError
 from medseg.io import dicom, image2d, itk, nifti
 from medseg.io.endings import IMAGE_ENDINGS, NIFTI_ENDINGS, file_ending, label_ending
+from medseg.io.label_coding import LabelCoding
 from medseg.io.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
@@ -60,16 +61,23 @@ def read_channels(paths: Sequence[str | Path], *, nan: NanPolicy = "refuse", cas
     return Volume(np.concatenate([volume.array for volume in volumes]), first)
 
 
-def read_labels(path: str | Path, *, case: str | None = None) -> Volume:
+def read_labels(path: str | Path, *, case: str | None = None, coding: LabelCoding | None = None) -> Volume:
     """Read a label map as integers (1, *S): uint8 if it fits, else int16 or int32.
 
+    Args:
+        path: a file with one of `KNOWN_ENDINGS`.
+        case: identifier to name in errors.
+        coding: how its pixels become label values; None: they are label values.
+
     Raises:
-        BadLabels: a value further than 0.001 from an integer, or several channels.
+        BadLabels: a value further than 0.001 from an integer, several channels, or a colour that is not in the map.
         InputRefused: as `read_volume`.
     """
     with _naming(path, case):
-        reader = _reader(path)
-        stored, geometry = image2d.read(Path(path), labels=True) if reader is image2d else reader.read(Path(path))
+        reader, in_color = _reader(path), coding is not None and bool(coding.colors)
+        as_labels = reader is image2d and not in_color
+        stored, geometry = image2d.read(Path(path), labels=True) if as_labels else reader.read(Path(path))
+        stored = stored if coding is None else coding.decode(stored)
         if len(stored) != 1:
             raise BadLabels(f"has {len(stored)} channels (a label map has 1)", fix="write one number per voxel")
         return Volume(np.ascontiguousarray(_integers(stored)), geometry)

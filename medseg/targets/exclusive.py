@@ -29,9 +29,11 @@ class ExclusiveClasses:
         binary: with exactly two classes, one sigmoid channel for the larger value.
         loss: name of a loss, or a mapping with ``name`` and its arguments, see `medseg.losses`.
         head_weights: weights of deep-supervision heads; None as in `medseg.targets.base.head_weights`.
+        threshold: of the probability from which a binary target decodes the foreground, 0 to 1.
 
     Raises:
-        UsageError: for label values that clash, an unknown loss, or `binary` with other than two classes.
+        UsageError: for label values that clash, an unknown loss, `binary` with other than two classes, or a threshold
+            that is none.
     """
 
     name = "exclusive"
@@ -44,6 +46,7 @@ class ExclusiveClasses:
         binary: bool = False,
         loss: str | Mapping[str, Any] = "dice_ce",
         head_weights: Sequence[float] | None = None,
+        threshold: float = 0.5,
     ) -> None:
         self.labels = {name: int(value) for name, value in labels.items()}
         self.values = sorted(self.labels.values())
@@ -56,6 +59,9 @@ class ExclusiveClasses:
             )
         if binary and len(self.values) != 2:
             raise UsageError(f"binary target with {len(self.values)} classes (needs exactly 2)")
+        self.threshold = threshold
+        if not 0 < threshold < 1 or (threshold != 0.5 and not binary):
+            raise UsageError(f"threshold is {threshold} (expected 0 to 1, for a binary target)", fix="leave it out")
         self.out_channels = 1 if binary else len(self.values)
         self.loss_settings, self._loss = loss, build_loss(loss)
         self._channels = torch.full((max(taken) + 1,), IGNORE - 1)  # label value -> channel, IGNORE, or unknown
@@ -100,8 +106,8 @@ class ExclusiveClasses:
         return logits.sigmoid() if self.binary else logits.softmax(1)
 
     def decode(self, probabilities: Tensor) -> Tensor:
-        """Probabilities (B, K, *S) -> label values (B, *S): the most probable class; when binary, p >= 0.5."""
-        channels = (probabilities[:, 0] >= 0.5).long() if self.binary else probabilities.argmax(1)
+        """Probabilities (B, K, *S) -> label values (B, *S): the most probable class; when binary, p >= threshold."""
+        channels = (probabilities[:, 0] >= self.threshold).long() if self.binary else probabilities.argmax(1)
         dtype = next(t for t in (torch.uint8, torch.int16, torch.int32) if self.values[-1] <= torch.iinfo(t).max)
         return torch.tensor(self.values, dtype=dtype, device=channels.device)[channels]
 
@@ -113,6 +119,7 @@ class ExclusiveClasses:
             "ignore_label": self.ignore_label,
             "binary": self.binary,
             "loss": self.loss_settings if isinstance(self.loss_settings, str) else dict(self.loss_settings),
+            "threshold": self.threshold,
             "head_weights": None if self.head_weights is None else list(self.head_weights),
         }
 

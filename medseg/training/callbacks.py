@@ -15,6 +15,7 @@ from medseg.data.prepared import PreparedDataset
 from medseg.evaluation import evaluate_arrays
 from medseg.inference.sliding_window import sliding_window
 from medseg.io import save_model
+from medseg.models.slices import without_slices
 from medseg.training.run_folder import RunFolder
 from medseg.training.signals import StopRequest
 from medseg.training.task import SegmentationTask
@@ -105,7 +106,7 @@ class Validation(pl.Callback):
         if mean > self.best:
             self.best = mean
             description = {**self.description, "metrics": {"val/dice": mean, "step": trainer.global_step}}
-            save_model(self.run.best, task.final_network.state_dict(), description)
+            save_model(self.run.best, without_slices(task.final_network).state_dict(), description)
 
     def _due(self, task: SegmentationTask, epoch: int) -> bool:
         if self.every:

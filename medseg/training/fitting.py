@@ -16,6 +16,7 @@ from medseg.data.prepare import PreparedDataset, prepare
 from medseg.data.splits import write_splits
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
+from medseg.models.slices import with_slices, without_slices
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
 from medseg.training.progress import ProgressReport
@@ -82,7 +83,7 @@ def plan_training(dataset: SegmentationDataset, cfg: Config) -> Plan:
         return Plan.load(file).override(**overrides)
     device = make_profile(cfg["trainer"]).device.type
     fingerprint = make_fingerprint(dataset, workers=cfg["data"]["workers"], cache_dir=cfg["cache_dir"])
-    return make_plan(fingerprint, device=device, **overrides)
+    return make_plan(fingerprint, device=device, slices=cfg["data"].get("slices"), **overrides)
 
 
 def fit_fold(
@@ -100,7 +101,7 @@ def fit_fold(
     profile = make_profile(cfg["trainer"])
     target = make_target(cfg["target"], plan)
     arguments = model_arguments(cfg["model"], plan, target)
-    network = create_model(**arguments)
+    network = with_slices(create_model(**arguments), plan.slice_axis)
     plan = fit_patch(plan, network)
     task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)
@@ -115,7 +116,7 @@ def fit_fold(
     print(f"medseg: {size}; {cases}; patch {list(plan.patch_size)}, batch {plan.batch_size}; {profile}", flush=True)
     validation = Validation(prepared, split["val"], run, description, cfg["trainer"])
     description["training"].update(train(cfg, run, task, data, validation, checkpoint))
-    save_model(run.path, task.final_network.state_dict(), description)
+    save_model(run.path, without_slices(task.final_network).state_dict(), description)
     report_validation(run, dataset, split["val"], cfg["trainer"])
 
 

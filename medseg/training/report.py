@@ -12,7 +12,7 @@ from medseg.evaluation import CaseFiles, Evaluator
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.postprocess import postprocess
 from medseg.inference.postprocess_choice import CaseMaps, choose_postprocessing
-from medseg.io import atomic_path, load_model, read_json, read_labels, save_model, write_json, write_labels
+from medseg.io import LabelCoding, atomic_path, load_model, read_json, read_labels, save_model, write_json, write_labels
 from medseg.training.run_folder import RunFolder
 
 
@@ -42,7 +42,7 @@ def report_validation(
     operations = postprocess_validation(run, dataset, cases, files)
     evaluator = Evaluator(dataset.labels, ignore_label=dataset.ignore_label, progress=settings["progress"])
     pairs = [
-        CaseFiles(case.id, case.label, file, case.images[0])
+        CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding)
         for case, file in zip(cases, files, strict=True)
         if case.label is not None
     ]
@@ -64,7 +64,7 @@ def postprocess_validation(
 
     Their scores are then a little too good, by at most the gains that ``validation/postprocessing.json`` states.
     """
-    pairs = [(file, case.label) for case, file in zip(cases, files, strict=True) if case.label is not None]
+    pairs = [(file, c.label, c.coding) for c, file in zip(cases, files, strict=True) if c.label is not None]
     choice = choose_postprocessing(_ReadAgain(pairs), dataset.labels)
     operations = choice.operations
     write_json(run.validation / "postprocessing.json", {"operations": operations, "dice": choice.dice})
@@ -83,12 +83,12 @@ def postprocess_validation(
 class _ReadAgain:
     """Label maps of predictions and references; each time they are gone through, the files are read."""
 
-    pairs: Sequence[tuple[Path, Path]]
+    pairs: Sequence[tuple[Path, Path, LabelCoding | None]]
 
     def __iter__(self) -> Iterator[CaseMaps]:
-        for file, label in self.pairs:
+        for file, label, coding in self.pairs:
             prediction = read_labels(file)
-            yield prediction.array[0], read_labels(label).array[0], prediction.spacing
+            yield prediction.array[0], read_labels(label, coding=coding).array[0], prediction.spacing
 
 
 def report_folds(run: RunFolder, folds: Sequence[RunFolder]) -> None:

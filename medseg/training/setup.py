@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
@@ -40,6 +41,7 @@ def make_folds(dataset: SegmentationDataset, data: Config) -> list[dict[str, lis
         file=data["split_file"],
         group_by=data["group_by"],
         leave_out=data["leave_out"],
+        own=data.get("own_split", True),
     )
 
 
@@ -74,12 +76,13 @@ def make_target(settings: Config, plan: Plan) -> Target:
 def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, Any]:
     """Name and arguments of the model: as configured, with what the plan and the target decide filled in."""
     known = MODELS.arguments(settings["name"])
+    seen = plan.in_slice()
     decided = {
-        "spatial_dims": plan.spatial_dims,
+        "spatial_dims": seen.spatial_dims,
         "in_channels": len(plan.channel_names),
         "out_channels": target.out_channels,
-        "strides": [list(step) for step in plan.strides],
-        "image_size": list(plan.patch_size),
+        "strides": [list(step) for step in seen.strides],
+        "image_size": list(seen.patch_size),
     }
     given = {key: value for key, value in settings.items() if value is not None}
     if "depth" in given:
@@ -88,8 +91,15 @@ def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, A
 
 
 def fit_patch(plan: Plan, network: nn.Module) -> Plan:
-    """The plan with its patch rounded up to what the network can divide."""
+    """The plan with its patch rounded up to what the network can divide.
+
+    Raises:
+        UsageError: the user set a patch that is smaller than the network's divisor.
+    """
     divisor: Sequence[int] = network.divisor  # type: ignore[assignment]
+    if "set by the user" in plan.reasons.get("patch_size", "") and np.less(plan.patch_size, divisor).any():
+        problem = f"plan.patch_size {list(plan.patch_size)} is smaller than the network's divisor {list(divisor)}"
+        raise UsageError(problem, fix="set a larger patch, or a network that halves less often")
     size = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=True))
     if size == plan.patch_size:
         return plan
@@ -113,14 +123,14 @@ def make_data(
     cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], profile: DeviceProfile
 ) -> TrainingData:
     """Patches of the training cases, augmented."""
-    augmentation = {key: value for key, value in cfg["augmentation"].items() if value is not None}
+    seen, augmentation = plan.in_slice(), {k: value for k, value in cfg["augmentation"].items() if value is not None}
     dataset = PatchDataset(
         prepared,
         plan,
         ids,
         seed=cfg["seed"],
         foreground_fraction=cfg["data"]["foreground_fraction"],
-        augment=make_augmentation(augmentation.pop("name"), plan.spatial_dims, plan, **augmentation),
+        augment=make_augmentation(augmentation.pop("name"), seen.spatial_dims, seen, **augmentation),
     )
     workers = choose_loader_workers(cfg["data"]["loader_workers"], profile.device.type)
     settings = cfg["trainer"]

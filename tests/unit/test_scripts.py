@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from medseg.errors import UsageError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -46,3 +50,45 @@ def test_dice_against_minutes_is_the_mean_over_folds(tmp_path: Path) -> None:
     assert "| medseg unet | 6 | 0 1 | 1000 | 0.8500 | 0.9000 | 0.8000 |" in bench.table(summary)
     bench.draw(rows, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_zoo_table_has_mean_and_spread(tmp_path: Path) -> None:
+    bench = load("bench_zoo2d")
+    scores = {"lesion": {"Dice": 0.8, "pooled Dice": 0.9}}
+    row = {"dataset": "isic", "model": "unet", "minutes": 15.0, "steps": 100, "scores": scores}
+    other = {**row, "scores": {"lesion": {"Dice": 0.9, "pooled Dice": None}}, "steps": 200}
+    text = bench.table([row, other, {**row, "dataset": "chaos", "scores": {"liver": {"Dice": 0.5, "HD95": 12.34}}}])
+    assert "| isic | lesion | unet | 15 | 2 | 150 | 0.850 ± 0.071 | 0.900 |" in text
+    assert "| chaos | liver | unet | 15 | 1 | 100 | 0.500 | 12.3 |" in text
+
+
+def test_the_zoo_refuses_models_that_are_not_there() -> None:
+    bench = load("bench_zoo2d")
+    bench.check_models(["unet", "unetpp"])
+    with pytest.raises(UsageError, match="did you mean 'unet'"):
+        bench.check_models(["unett"])
+
+
+def test_a_run_of_the_zoo_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("bench_zoo2d")
+    (tmp_path / "wbc").mkdir()
+    for part in ("images", "masks"):
+        (tmp_path / "wbc" / part).mkdir()
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels if part == "images" else pixels[..., 0] // 90)
+            picture.save(tmp_path / "wbc" / part / f"{number}.png")
+    monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
+    words = [
+        "model.base_channels=4",
+        "trainer.threads=1",
+        f"cache_dir={tmp_path / 'cache'}",
+        "trainer.tensorboard=false",
+    ]
+    made = bench.train("wbc", "unet", 0.02, 0, tmp_path / "out", words)
+    assert set(made["scores"]) == {"label_1", "label_2"}
+    assert set(made["scores"]["label_1"]) == {f"{p}{m}" for p in ("", "pooled ") for m in ("Dice", "SE", "SP", "ACC")}
+    (row,) = (tmp_path / "out").glob("*/row.json")
+    before = row.stat().st_mtime_ns
+    assert bench.train("wbc", "unet", 0.02, 0, tmp_path / "out", words) == made
+    assert row.stat().st_mtime_ns == before

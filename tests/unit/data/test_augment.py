@@ -272,3 +272,70 @@ def test_a_turned_ball_stays_rounder_than_with_nearest_neighbours(monkeypatch):
     assert smooth.dtype == nearest.dtype == torch.uint8
     assert set(smooth.unique().tolist()) == {0, 4, 9}
     assert (smooth != label).sum() < (nearest != label).sum()
+
+
+def pictures_plan(channels=3, **changes):
+    settings = {
+        "dataset": "d", "spatial_dims": 2, "channel_names": list("RGB")[:channels], "labels": {"background": 0, "a": 1},
+        "ignore_label": None, "spacing": [1.0, 1.0], "patch_size": [32, 32], "batch_size": 1, "strides": [[1, 1]],
+        "normalization": [{"scheme": "none"}] * channels, "crop_nonzero": False, "mirror_axes": [0, 1],
+        "mirror_swaps": {},
+    }  # fmt: skip
+    return Plan.from_dict({**settings, **changes})
+
+
+def pictures_sample(channels):
+    rng = np.random.default_rng(0)
+    label = torch.from_numpy((rng.random((1, 32, 32)) > 0.5).astype(np.uint8))
+    return {"image": torch.from_numpy(rng.normal(size=(channels, 32, 32)).astype(np.float32)), "label": label}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_listed_transform_runs_and_replays(channels):
+    from medseg.data.augment_list import ALLOWED, COLOURS
+
+    sample = pictures_sample(channels)
+    for name in ALLOWED if channels == 3 else [name for name in ALLOWED if name not in COLOURS]:
+        augment = make_augmentation("list", 2, pictures_plan(channels), transforms=[{"name": name, "p": 1.0}])
+        first, second = (augment(np.random.default_rng(4), sample) for _ in range(2))
+        assert torch.equal(first["image"], second["image"]), name
+        assert first["image"].shape == sample["image"].shape
+        assert first["image"].isfinite().all()
+        assert set(first["label"].unique().tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("name", ["flips", "dermoscopy", "microscopy"])
+def test_the_named_lists_compose_and_run(name):
+    from medseg.compose import compose
+
+    settings = compose("train", [f"augmentation={name}"])["augmentation"]
+    augment = make_augmentation(settings.pop("name"), 2, pictures_plan(), **settings)
+    sample = pictures_sample(3)
+    outcomes = {augment(np.random.default_rng(seed), sample)["image"].numpy().tobytes() for seed in range(12)}
+    assert len(outcomes) > 1
+    if name == "flips":  # the image, or it from right to left
+        assert outcomes == {sample["image"].numpy().tobytes(), sample["image"].flip(2).numpy().tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("transform", "changes", "message"),
+    [
+        ({"name": "HorizontalFlop"}, {}, "did you mean 'HorizontalFlip'"),
+        ({"_target_": "os.system"}, {}, "a transform is"),
+        ({"name": "GaussNoise", "foo": 1}, {}, "GaussNoise: .*'foo'"),
+        ({"name": "Affine", "p": 7}, {}, "Affine: "),
+        ({"name": "D4"}, {"patch_size": [32, 64]}, "needs a square patch"),
+        ({"name": "VerticalFlip"}, {"mirror_swaps": {"1": [[1, 2]]}}, "mirror labels that name a side"),
+        ({"name": "ToGray"}, {"channel_names": ["X"], "normalization": [{"scheme": "none"}]}, "red, green and blue"),
+    ],
+)
+def test_refuses_a_bad_list(transform, changes, message):
+    with pytest.raises(UsageError, match=message):
+        make_augmentation("list", 2, pictures_plan(**changes), transforms=[transform])
+
+
+def test_a_list_is_for_pictures_only():
+    with pytest.raises(UsageError, match="2D images"):
+        make_augmentation("list", 3, pictures_plan(), transforms=[])
+    with pytest.raises(UsageError, match="no option 'p'"):
+        make_augmentation("list", 2, pictures_plan(), p=1)

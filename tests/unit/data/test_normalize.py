@@ -69,3 +69,23 @@ def test_unknown_scheme_is_told_the_nearest(image):
 def test_number_of_channels_must_agree(image):
     with pytest.raises(UsageError, match="1 channels"):
         normalize(image, [{"scheme": "none"}] * 2)
+
+
+def test_fixed_scales_of_pictures():
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) * 11
+    unit = normalize(picture, [{"scheme": "unit", "full": 255.0}] * 2)
+    np.testing.assert_allclose(unit, picture / 255, rtol=1e-6)
+    scaled = normalize(picture, [{"scheme": "imagenet", "full": 255.0, "mean": 0.5, "std": 0.25}] * 2)
+    np.testing.assert_allclose(scaled, (picture / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_minmax255_is_over_all_channels():
+    """As Att-SwinU-Net's official code: one minimum and one maximum for the whole picture."""
+    picture = np.stack([np.full((3, 4), 10.0), np.full((3, 4), 60.0), np.full((3, 4), 110.0)])
+    scaled = normalize(picture, [{"scheme": "minmax255"}] * 3)
+    np.testing.assert_allclose(scaled[:, 0, 0], [0, 127.5, 255])
+
+
+def test_a_scheme_without_its_numbers_is_refused(image):
+    with pytest.raises(UsageError, match="'imagenet' lacks full, mean, std"):
+        normalize(image, [{"scheme": "imagenet"}] * len(image))

@@ -1,5 +1,7 @@
 """The plan's choices for known kinds of data, and its JSON."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,7 +117,7 @@ def test_2d_images():
     assert plan.patch_size == (256, 256)
     assert len(plan.strides) == rules.MAX_STAGES
     assert plan.mirror_axes == (0, 1)
-    assert plan.batch_size == 2
+    assert plan.batch_size == 8
 
 
 def test_mirroring_is_off_beside_a_one_sided_organ():
@@ -195,3 +197,22 @@ def test_fingerprint_json_round_trip(tmp_path):
     facts = hippocampus(offsets={1: 0.25})
     facts.save(tmp_path / "fingerprint.json")
     assert Fingerprint.load(tmp_path / "fingerprint.json") == facts
+
+
+@pytest.mark.parametrize(("highest", "full"), [(1.0, 1.0), (255.0, 255.0), (4095.0, 65535.0)])
+def test_a_normalization_by_name_is_filled_in(highest, full):
+    cases = fingerprint([(64, 64)] * 3, [(1.0, 1.0)] * 3, channels=("R", "G", "B"))
+    cases = replace(cases, cases=tuple(replace(case, maximum=(highest,) * 3) for case in cases.cases))
+    unit = make_plan(cases, normalization="unit")
+    assert unit.normalization == ({"scheme": "unit", "full": full},) * 3
+    chosen = make_plan(cases)  # colours keep their meaning
+    assert [scheme["mean"] for scheme in chosen.normalization] == [0.485, 0.456, 0.406]
+    assert make_plan(cases, normalization="imagenet").normalization == chosen.normalization
+
+
+def test_a_fixed_size_is_seen_whole():
+    cases = fingerprint([(1000, 800)] * 3, [(1.0, 1.0)] * 3, channels=("X",))
+    plan = make_plan(cases, size=[512, 512])
+    assert (plan.patch_size, plan.grid((1000, 800), (1.0, 1.0))) == ((512, 512), (512, 512))
+    with pytest.raises(UsageError, match="expected 2 numbers"):
+        make_plan(cases, size=[224])

@@ -165,3 +165,16 @@ def test_the_predictor_applies_what_the_model_stores(threshold_predictor):
     case = Volume(organ(CRUMB)[None].astype(np.float32), Geometry((20, 20, 20), np.eye(4)))
     assert np.array_equal(Predictor([member]).predict(case).labels, organ())
     assert np.array_equal(Predictor([member], postprocess=False).predict(case).labels, organ(CRUMB))
+
+
+def test_opening_is_scipys_also_at_the_border():
+    from scipy import ndimage
+
+    labels = (np.random.default_rng(0).random((40, 50)) > 0.15).astype(np.uint8)
+    labels[:20, :18] = 1
+    opened = postprocess(labels, [{"operation": "opening", "label": 1, "size": 6}], (1, 1))
+    expected = ndimage.binary_opening(labels, np.ones((6, 6)))
+    np.testing.assert_array_equal(opened, expected)
+    assert 0 < expected.sum() < labels.sum()
+    with pytest.raises(UsageError, match="no number 'size'"):
+        postprocess(labels, [{"operation": "opening", "label": 1}], (1, 1))

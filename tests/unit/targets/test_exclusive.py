@@ -112,3 +112,11 @@ def test_description_without_or_with_wrong_name_is_refused() -> None:
         build_target({"labels": SPARSE})
     with pytest.raises(UsageError, match="did you mean 'exclusive'"):
         build_target({"name": "exclusiv", "labels": SPARSE})
+
+
+def test_a_binary_target_may_decode_from_another_threshold() -> None:
+    target = ExclusiveClasses(labels={"background": 0, "lesion": 255}, binary=True, threshold=0.43)
+    assert target.decode(torch.tensor([0.42, 0.43, 0.6]).view(1, 1, 3)).tolist() == [[0, 255, 255]]
+    assert build_target(target.to_dict()).to_dict()["threshold"] == 0.43
+    with pytest.raises(UsageError, match="threshold"):
+        ExclusiveClasses(labels={"background": 0, "a": 1}, threshold=0.3)

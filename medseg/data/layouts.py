@@ -1,0 +1,109 @@
+"""Folders of images and masks without a dataset.json of nnU-Net or the Decathlon: which file is whose, on which side.
+
+Known are ``images`` beside ``masks``, ``labels``, ``annotations`` or the like; ``train``, ``val`` and ``test`` above or
+below them; and one folder in which ``x_mask.png`` or ``x_segmentation.png`` is the mask of ``x.jpg``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medseg.data.case import Case
+from medseg.data.case_files import LABEL_SUFFIX, channel_paths, group_images, image_files, label_files, stem
+
+Side = Literal["train", "val", "test"]
+SIDE_NAMES: dict[Side, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+IMAGES = ("imagestr", "images", "image", "imgs", "img")
+INSTANCES = "instances"
+LABELS = (
+    *("labelstr", "labels", "label", "masks", "mask", "annotations", "annotation", "segmentations"),
+    *("segmentation", "ground_truth", "groundtruth", "gt", INSTANCES),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What folders or a list hold.
+
+    Attributes:
+        cases: with labels or without.
+        sides: case -> the side of the split that the folders or the list say it is on.
+        instances: the labels lie in a folder called ``instances``.
+    """
+
+    cases: tuple[Case, ...]
+    sides: Mapping[str, Side]
+    instances: bool = False
+
+
+def find_layout(root: Path) -> Layout | None:
+    """Cases of a folder by the names of its folders and files; None if it has no known layout. No file is opened."""
+    cases: list[Case] = []
+    sides: dict[str, Side] = {}
+    for side in SIDE_NAMES:
+        found = _side(root, side)
+        cases += found
+        sides |= {case.id: side for case in found}
+    if not set(sides.values()) & {"train", "val"}:
+        cases = [*_pairs(root), *cases]
+        for case in with_labels_of(_subfolder(root, ("imagests",)), _subfolder(root, ("labelsts",))):
+            cases.append(case)
+            sides[case.id] = "test"
+    if not any(case.label for case in cases):
+        return None
+    in_instances = all(INSTANCES in _folders(case.label, root) for case in cases if case.label)
+    return Layout(tuple(cases), sides, in_instances)
+
+
+def with_labels_of(images: Path | None, labels: Path | None, *, suffixed: bool = True) -> list[Case]:
+    """The images of a folder, each with the label of its name if there is one."""
+    known = label_files(labels) if labels else {}
+    return with_labels(group_images(image_files(images) if images else [], known, suffixed=suffixed), known, 1)
+
+
+def with_labels(grouped: Mapping[str, Mapping[int, Path]], labels: Mapping[str, Path], channels: int) -> list[Case]:
+    """Cases of files grouped by name and channel."""
+    one_file_each = all(set(found) == {0} for found in grouped.values())  # RGB or 4D: all channels in it
+    count = 1 if one_file_each else channels
+    return [Case(name, channel_paths(found, name, count), labels.get(name)) for name, found in sorted(grouped.items())]
+
+
+def _side(root: Path, side: Side) -> list[Case]:
+    """``train/images`` with ``train/masks``, ``images/train`` with ``masks/train``, or both in ``train``."""
+    folder = _subfolder(root, SIDE_NAMES[side])
+    found = _pairs(folder) if folder else []
+    if not found:
+        images, labels = (_subfolder(_subfolder(root, names), SIDE_NAMES[side]) for names in (IMAGES, LABELS))
+        found = with_labels_of(images, labels) if images and (labels or side == "test") else []
+    if not found and folder and side == "test":
+        found = with_labels_of(_subfolder(folder, IMAGES) or folder, None)
+    return found
+
+
+def _pairs(root: Path) -> list[Case]:
+    images, labels = _subfolder(root, IMAGES), _subfolder(root, LABELS)
+    if images and labels:
+        return with_labels_of(images, labels)
+    files = image_files(root)
+    masks = {LABEL_SUFFIX.sub("", stem(file)): file for file in files if LABEL_SUFFIX.search(stem(file))}
+    others = [file for file in files if file not in masks.values()]
+    return with_labels(group_images(others, masks, suffixed=False), masks, 1) if masks else []
+
+
+def _subfolder(root: Path | None, names: Sequence[str]) -> Path | None:
+    """The first folder of one of these names, in any case of letters."""
+    if root is None or not root.is_dir():
+        return None
+    there = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _folders(file: Path, root: Path) -> set[str]:
+    return {part.lower() for part in file.relative_to(root).parts[:-1]}

@@ -1,0 +1,101 @@
+"""The split that a dataset brings along: val.txt beside the images, a column ``split``, or folders train, val, test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from medseg.data.case import Case
+from medseg.data.case_list import SPLIT_COLUMN, side_of
+from medseg.data.layouts import SIDE_NAMES, Layout, Side
+from medseg.data.metadata import find_table, read_metadata
+from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest
+from medseg.io import KNOWN_ENDINGS
+
+SPLIT_FIX = "correct the list, or set data.own_split=false"
+
+
+def with_table(layout: Layout, root: Path) -> Layout:
+    """The layout with the metadata of the folder's table, and the sides that its lists and that table name.
+
+    Raises:
+        BadDataset, UnreadableFile: as `listed_sides` and `read_metadata`.
+    """
+    rows = read_metadata(root)
+    cases = tuple(replace(case, metadata=rows.get(case.id, {})) for case in layout.cases)
+    return replace(layout, cases=cases, sides={**layout.sides, **listed_sides(root, cases)})
+
+
+def listed_sides(root: Path, cases: Sequence[Case]) -> dict[str, Side]:
+    """Case -> side, as ``train.txt``, ``val.txt`` and ``test.txt``, or a column ``split`` of the folder's table, say.
+
+    Where a ``train.txt`` is, cases of no list are on no side and left out; else they train.
+
+    Raises:
+        BadDataset: ids that are not there, or on two sides; a word in the column that is no side.
+    """
+    table = find_table(root)
+    column = {c.id: c.metadata[SPLIT_COLUMN] for c in cases if c.metadata.get(SPLIT_COLUMN)} if table else {}
+    sides: dict[str, Side] = {case: side_of(word, case, table or root) for case, word in column.items()}
+    for side, names in SIDE_NAMES.items():
+        for file in (root / f"{name}.txt" for name in names):
+            if file.is_file():
+                for case in read_ids(file, [case.id for case in cases]):
+                    if sides.get(case, side) != side:
+                        raise BadDataset(f"is also in the {sides[case]} list", case=case, path=file, fix=SPLIT_FIX)
+                    sides[case] = side
+    return sides
+
+
+def read_ids(file: Path, known: Iterable[str]) -> list[str]:
+    """The case ids of a text file, one a line, with or without folder and ending.
+
+    Raises:
+        BadDataset: an id that is not known; the nearest is told.
+        UnreadableFile: not UTF-8 text.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UnreadableFile(f"is not text: {error}", path=file, fix="save it as UTF-8") from None
+    there = set(known)
+    ids = [line if line in there else _bare(line) for line in lines if line and not line.startswith("#")]
+    unknown = [case for case in ids if case not in there]
+    if unknown:
+        some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        hint = nearest(unknown[0], sorted(there)).partition(" (known")[0]
+        hint = hint if hint.startswith("did") else f"cases are named like {min(there, default='')}"
+        raise BadDataset(f"{some} are not in the dataset; {hint}", path=file, fix=SPLIT_FIX)
+    return ids
+
+
+def divide(
+    cases: Sequence[Case], sides: Mapping[str, Side]
+) -> tuple[list[Case], list[Case], dict[str, list[str]] | None]:
+    """Training cases, test cases, and the split of the former if the dataset says which of them validate."""
+    test = [case for case in cases if sides.get(case.id) == "test"]
+    training = [case for case in cases if sides.get(case.id) != "test" and case.label is not None]
+    val = sorted(case.id for case in training if sides.get(case.id) == "val")
+    if not val:
+        return training, test, None
+    stated = "train" in sides.values()
+    train = sorted(c.id for c in training if sides.get(c.id) == "train" or (not stated and sides.get(c.id) is None))
+    return training, test, {"train": train, "val": val}
+
+
+def matching(cases: Iterable[Case], pattern: str) -> list[Case]:
+    """Cases whose id matches a shell pattern, e.g. ``"MCUCXR*"``. Raises UsageError if none does."""
+    cases = list(cases)
+    found = [case for case in cases if fnmatchcase(case.id, pattern)]
+    if not found:
+        like = f" (they are named like {cases[0].id})" if cases else ""
+        raise UsageError(f"no case matches '{pattern}'{like}", fix="give a pattern as 'site_b_*'")
+    return found
+
+
+def _bare(line: str) -> str:
+    name = Path(line).name
+    ending = next((ending for ending in KNOWN_ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]

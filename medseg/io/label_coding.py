@@ -1,0 +1,67 @@
+"""How the pixels of a label file become label values: as they are, by colour, or all instances as one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medseg.errors import BadLabels
+
+MOST_LISTED = 8
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelCoding:
+    """What the numbers of a label file stand for.
+
+    Attributes:
+        colors: red, green and blue, 0 to 255 -> label value; none: the file holds label values.
+        instances: the file numbers objects; every value above 0 is label 1.
+    """
+
+    colors: Mapping[Color, int] = field(default_factory=dict)
+    instances: bool = False
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Label values (1, *S) of what a file holds, (1, *S) or, with colours, (3, *S) or (1, *S) of grey.
+
+        Raises:
+            BadLabels: colours that the map lacks; they are listed with their numbers of pixels.
+        """
+        if self.colors:
+            stored = self._by_color(stored)
+        return (stored > 0).astype(np.uint8) if self.instances else stored
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for keys of caches."""
+        colors = sorted([*color, value] for color, value in self.colors.items())
+        return {"colors": colors, "instances": self.instances}
+
+    def _by_color(self, stored: np.ndarray) -> np.ndarray:
+        red, green, blue = (stored[c % len(stored)].astype(np.int64) for c in range(3))
+        codes = (red << 16) + (green << 8) + blue
+        labels = np.full(codes.shape, -1, np.int32)
+        for color, value in self.colors.items():
+            labels[codes == _code(color)] = value
+        unknown, counts = np.unique(codes[labels < 0], return_counts=True)
+        if unknown.size:
+            raise BadLabels(_not_in_map(unknown, counts, self.colors), fix="add them to 'colors' in dataset.json")
+        return labels[None]
+
+
+def _code(color: Color) -> int:
+    return (color[0] << 16) + (color[1] << 8) + color[2]
+
+
+def _not_in_map(unknown: np.ndarray, counts: np.ndarray, known: Mapping[Color, int]) -> str:
+    often = np.argsort(-counts)[:MOST_LISTED]
+    found = ", ".join(
+        f"({code >> 16}, {code >> 8 & 255}, {code & 255}) ({count} pixels)"
+        for code, count in zip(unknown[often].tolist(), counts[often].tolist(), strict=True)
+    )
+    more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
+    return f"colours {found}{more} are not in the map (expected {', '.join(map(str, known))})"
