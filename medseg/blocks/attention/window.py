@@ -135,8 +135,12 @@ def to_windows(x: Tensor, window: int, heads: int) -> Tensor:
 
 def from_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
     """Undo `to_windows`: (B, windows, heads, window², d) -> (B, *size, heads * d)."""
-    x = x.unflatten(1, (size[0] // window, -1)).unflatten(4, (window, window))
-    return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    x = x.unflatten(1, (size[0] // window, -1)).unflatten(4, (window, window)).permute(0, 1, 4, 2, 5, 3, 6)
+    if (
+        torch.compiler.is_exporting()
+    ):  # scaled_dot_product_attention's layout is not that of what ONNX puts in its place
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 def token_size(x: Tensor) -> tuple[int, int]:
