@@ -26,9 +26,11 @@ from medseg.targets import Target, build_target
 # The smallest width and depth that still has every part, by the names that constructors give them.
 TINY: dict[str, Any] = {
     "base_channels": 4,
+    "decoder_channels": (8, 8, 4, 4),
     "deep_supervision": True,
     "depth": 2,
     "depths": (2, 2, 2),
+    "drop_path": 0.0,
     "embed_dim": 8,
     "image_size": 32,
     "num_heads": 2,

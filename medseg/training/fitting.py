@@ -25,6 +25,7 @@ from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
     choose_folds,
     fit_patch,
+    lasting_arguments,
     make_data,
     make_folds,
     make_profile,
@@ -106,7 +107,7 @@ def fit_fold(
     task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)
     description = {
-        "model": arguments,
+        "model": lasting_arguments(arguments),
         "target": target.to_dict(),
         "plan": plan.to_dict(),
         "training": {"dataset": dataset.name, "fold": fold, "seed": cfg["seed"], "cases": len(split["train"])},

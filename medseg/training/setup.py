@@ -90,6 +90,11 @@ def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, A
     return {**{key: value for key, value in decided.items() if key in known}, **given}
 
 
+def lasting_arguments(arguments: Config) -> dict[str, Any]:
+    """What builds the network again from its model folder: without the file that its first weights came from."""
+    return {key: value for key, value in arguments.items() if key != "pretrained"}
+
+
 def fit_patch(plan: Plan, network: nn.Module) -> Plan:
     """The plan with its patch rounded up to what the network can divide.
 

@@ -1,0 +1,69 @@
+"""From image to tokens, and between resolutions of tokens (B, H, W, C).
+
+Papers: Liu et al. 2021 (Swin, arXiv 2103.14030) for embedding and merging; Cao et al. 2022 (Swin-Unet, arXiv
+2105.05537) for expanding.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """One token per patch of `patch_size` x `patch_size` pixels; parameters as timm's.
+
+    Args:
+        in_channels: of the image.
+        channels: of a token.
+        patch_size: side of a patch in pixels.
+        norm: layer normalisation of the tokens.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, patch_size: int = 4, norm: bool = True) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (B, in_channels, H, W) -> (B, H / patch_size, W / patch_size, channels)."""
+        return self.norm(self.proj(image).permute(0, 2, 3, 1).contiguous())
+
+
+class PatchMerging(nn.Module):
+    """Half the resolution and twice the channels: 2 x 2 neighbours side by side, then a linear layer.
+
+    Args:
+        channels: of a token.
+        norm: layer normalisation of the 4 * channels, as in Swin; Barlow-Swin has none.
+    """
+
+    def __init__(self, channels: int, *, norm: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels) if norm else nn.Identity()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C), H and W even -> (B, H / 2, W / 2, 2C)."""
+        x = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(self.norm(x))
+
+
+class PatchExpand(nn.Module):
+    """`factor` times the resolution: a linear layer whose outputs become factor x factor tokens, then a normalisation.
+
+    Args:
+        channels: of a token.
+        out_channels: of a new token; Swin-Unet halves `channels` with factor 2 and keeps them with factor 4.
+        factor: new tokens per side.
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
+        self.expand = nn.Linear(channels, factor**2 * out_channels, bias=False)
+        self.norm = nn.LayerNorm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, channels) -> (B, factor * H, factor * W, out_channels)."""
+        x = self.expand(x).unflatten(3, (self.factor, self.factor, -1))
+        return self.norm(x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2))
