@@ -32,6 +32,8 @@ TINY: dict[str, Any] = {
     "embed_dim": 8,
     "image_size": 32,
     "num_heads": 2,
+    "reductions": (4, 2, 1),
+    "widths": (8, 16, 16),
     "window_size": 4,
 }
 
