@@ -18,13 +18,14 @@ PATHS = (
     "a",
     "b",
     "metadata",
+    "pretrained",
     "run_dir",
     "cache_dir",
     "data.path",
     "data.split_file",
     "plan.file",
 )
-VERBS = ("check", "prepare", "train", "predict", "evaluate", "compare", "export", "models")
+VERBS = ("check", "prepare", "pretrain", "train", "predict", "evaluate", "compare", "export", "models")
 
 
 def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from medseg.targets import Target, build_target
 # The smallest width and depth that still has every part, by the names that constructors give them.
 TINY: dict[str, Any] = {
     "base_channels": 4,
+    "blocks_per_stage": 1,
     "deep_supervision": True,
     "depth": 2,
     "depths": (2, 2, 2),

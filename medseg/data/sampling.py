@@ -65,16 +65,12 @@ class PatchDataset(Dataset[Sample]):
         if place >= self.foreground_from and self.having:
             case_id, voxel = self._foreground_voxel(rng)
         else:
-            case_id, voxel = self._case_in_turn(batch * self.foreground_from + place), None
+            case_id, voxel = case_in_turn(self.ids, self.seed, batch * self.foreground_from + place), None
         sample = self._cut(rng, case_id, voxel)
         if self.augment is not None:
             with one_thread():
                 sample = self.augment(rng, sample)
         return {**sample, "case": case_id}
-
-    def _case_in_turn(self, number: int) -> str:
-        turn, place = divmod(number, len(self.ids))
-        return self.ids[np.random.default_rng((self.seed, turn, 1)).permutation(len(self.ids))[place]]
 
     def _foreground_voxel(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
         value = sorted(self.having)[rng.integers(len(self.having))]
@@ -92,6 +88,12 @@ class PatchDataset(Dataset[Sample]):
             "image": torch.from_numpy(cut_padded(image, start, size)),
             "label": torch.from_numpy(cut_padded(labels[None], start, size)),
         }
+
+
+def case_in_turn(ids: Sequence[str], seed: int, number: int) -> str:
+    """The case that comes `number`-th when all go round in a new random order each time."""
+    turn, place = divmod(number, len(ids))
+    return ids[np.random.default_rng((seed, turn, 1)).permutation(len(ids))[place]]
 
 
 @contextmanager

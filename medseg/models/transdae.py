@@ -44,7 +44,7 @@ def transdae(
     in_channels: int = 1,
     out_channels: int = 2,
     widths: Sequence[int] = (128, 320, 512),
-    depths: Sequence[int] = (2, 2, 2),
+    blocks_per_stage: int | Sequence[int] = 2,
     num_heads: int | Sequence[int] = (2, 5, 8),
     reductions: Sequence[int] = (8, 4, 2),
     order: str = "spatial_first",
@@ -59,7 +59,7 @@ def transdae(
         in_channels: image channels.
         out_channels: logits per voxel: classes with background, or 1 for a sigmoid.
         widths: channels of the three stages.
-        depths: blocks of each stage, in the encoder and in the decoder.
+        blocks_per_stage: one number or one per stage, for the encoder and the decoder alike.
         num_heads: heads of the spatial attention, one number or one per stage.
         reductions: of the spatial attention's keys and values along every axis, per stage.
         order: of the two attentions: ``"spatial_first"``, ``"channel_first"``, or ``"parallel_sum"``: both see the same
@@ -69,11 +69,10 @@ def transdae(
     Raises:
         UsageError: for unknown names or contradicting settings.
     """
-    _check(spatial_dims, widths=widths, depths=depths, reductions=reductions)
     if order not in ORDERS:
         raise UsageError(f"unknown order '{order}': {nearest(order, ORDERS)}")
-    heads = [num_heads] * len(widths) if isinstance(num_heads, int) else list(num_heads)
-    _check(spatial_dims, num_heads=heads)
+    depths, heads = per_stage(blocks_per_stage), per_stage(num_heads)
+    _check(spatial_dims, widths=widths, blocks_per_stage=depths, num_heads=heads, reductions=reductions)
 
     def block(stage: int) -> nn.Module:
         channels, reduction = widths[stage], reductions[stage]
@@ -95,7 +94,7 @@ def dae_former(
     in_channels: int = 3,
     out_channels: int = 9,
     widths: Sequence[int] = (128, 320, 512),
-    depths: Sequence[int] = (2, 2, 2),
+    blocks_per_stage: int | Sequence[int] = 2,
     num_heads: int = 8,
     skip: str = "cross_attention",
     mirror_dead: bool = False,
@@ -112,7 +111,7 @@ def dae_former(
         in_channels: image channels.
         out_channels: logits per voxel: classes with background, or 1 for a sigmoid.
         widths: channels of the three stages.
-        depths: blocks of each stage, in the encoder and in the decoder.
+        blocks_per_stage: one number or one per stage, for the encoder and the decoder alike.
         num_heads: heads of the transpose attention.
         skip: merge of a skip with the decoder, see `medseg.blocks.skip`.
         mirror_dead: build what the official code owns and never calls too, which receives no gradient: 48,073,065
@@ -121,7 +120,8 @@ def dae_former(
     Raises:
         UsageError: for unknown names or contradicting settings.
     """
-    _check(spatial_dims, widths=widths, depths=depths)
+    depths = per_stage(blocks_per_stage)
+    _check(spatial_dims, widths=widths, blocks_per_stage=depths)
 
     def block(stage: int) -> nn.Module:
         channels = widths[stage]
@@ -260,6 +260,11 @@ class DecoderStage(nn.Module):
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
         """skip (B, width, *S), x (B, in_channels, *S) -> (B, width, *S)."""
         return self.blocks(self.narrow(self.merge(skip, self.adapt(x))))
+
+
+def per_stage(value: int | Sequence[int]) -> list[int]:
+    """One number for every stage, or those given."""
+    return [value] * len(STRIDES) if isinstance(value, int) else list(value)
 
 
 def _check(spatial_dims: int, **per_stage: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from medseg.blocks.skip import MERGES
 from medseg.errors import UsageError
 from medseg.models import create_model
 
-SMALL = {"widths": (8, 16, 16), "depths": (1, 1, 1), "num_heads": 2}
+SMALL = {"widths": (8, 16, 16), "blocks_per_stage": 1, "num_heads": 2}
 
 
 def parameters(module: nn.Module) -> int:
@@ -125,7 +125,7 @@ def test_cross_attention_takes_values_from_the_decoder_and_places_from_the_skip(
         ("transdae", {"num_heads": 3}, "128 channels cannot be divided among 3"),
         ("transdae", {"skip": "inter_scal"}, "did you mean 'inter_scale'"),
         ("dae_former", {"spatial_dims": 4}, "must be 2 or 3"),
-        ("dae_former", {"depths": (2, 2, 0)}, "at least 1"),
+        ("dae_former", {"blocks_per_stage": (2, 2, 0)}, "at least 1"),
     ],
 )
 def test_wrong_arguments_are_named(name: str, arguments: dict, message: str) -> None:
