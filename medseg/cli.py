@@ -16,6 +16,7 @@ from medseg.errors import MedsegError, UsageError, nearest
 COMMANDS = {
     "check": ("medseg.data.check", "check_command", "verify every case of a dataset"),
     "prepare": ("medseg.data.prepare", "prepare_command", "fingerprint, plan and preprocess a dataset"),
+    "pretrain": ("medseg.training.pretrain", "pretrain_command", "train an encoder on images without labels"),
     "train": ("medseg.training", "train_command", "train a network and validate it"),
     "predict": ("medseg.inference", "predict_folder", "segment files with a trained model"),
     "evaluate": ("medseg.evaluate_model", "evaluate_command", "compare predictions with references"),

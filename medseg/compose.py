@@ -18,6 +18,7 @@ PATHS = (
     "a",
     "b",
     "metadata",
+    "pretrained",
     "run_dir",
     "cache_dir",
     "cases",
@@ -26,7 +27,7 @@ PATHS = (
     "data.split_file",
     "plan.file",
 )
-VERBS = ("check", "prepare", "train", "predict", "evaluate", "compare", "export", "models")
+VERBS = ("check", "prepare", "pretrain", "train", "predict", "evaluate", "compare", "export", "models")
 
 
 def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from medseg.targets import Target, build_target
 # The smallest width and depth that still has every part, by the names that constructors give them.
 TINY: dict[str, Any] = {
     "base_channels": 4,
+    "blocks_per_stage": 1,
     "decoder_channels": (8, 8, 4, 4),
     "deep_supervision": True,
     "depth": 2,
@@ -34,6 +35,8 @@ TINY: dict[str, Any] = {
     "embed_dim": 8,
     "image_size": 32,
     "num_heads": 2,
+    "reductions": (4, 2, 1),
+    "widths": (8, 16, 16),
     "window_size": 4,
 }
 

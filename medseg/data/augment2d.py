@@ -30,6 +30,15 @@ def steps_2d(settings: AugmentationSettings) -> tuple[Transform, ...]:
     return Spatial2d(_spatial(settings), settings.spatial_probability), Intensity2d(_intensity(settings))
 
 
+def seeded(pipeline: Any, seed: int) -> Any:
+    """An albumentations pipeline, ready to repeat what the seed says.
+
+    ``set_random_seed`` would give every step the same numbers, so that all happen together or none.
+    """
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    return pipeline
+
+
 @dataclass(frozen=True)
 class _Seeded:
     """An albumentations pipeline whose only parameter is a seed."""
@@ -42,12 +51,8 @@ class _Seeded:
         return int(rng.integers(2**31))
 
     def seeded(self, seed: int) -> Any:
-        """The pipeline, ready to repeat what the seed says.
-
-        ``set_random_seed`` would give every step the same numbers, so that all happen together or none.
-        """
-        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        return self.pipeline
+        """The pipeline, ready to repeat what the seed says."""
+        return seeded(self.pipeline, seed)
 
 
 class Spatial2d(_Seeded):

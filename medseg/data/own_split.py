@@ -49,8 +49,8 @@ def listed_sides(root: Path, cases: Sequence[Case]) -> dict[str, Side]:
     return sides
 
 
-def read_ids(file: Path, known: Iterable[str]) -> list[str]:
-    """The case ids of a text file, one a line, with or without folder and ending.
+def read_ids(file: Path, known: Iterable[str] | None) -> list[str]:
+    """The case ids of a text file, one a line, with or without folder and ending; with None, any ids are taken.
 
     Raises:
         BadDataset: an id that is not known; the nearest is told.
@@ -60,9 +60,9 @@ def read_ids(file: Path, known: Iterable[str]) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UnreadableFile(f"is not text: {error}", path=file, fix="save it as UTF-8") from None
-    there = set(known)
+    there = set(known or ())
     ids = [line if line in there else _bare(line) for line in lines if line and not line.startswith("#")]
-    unknown = [case for case in ids if case not in there]
+    unknown = [] if known is None else [case for case in ids if case not in there]
     if unknown:
         some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         hint = nearest(unknown[0], sorted(there)).partition(" (known")[0]

@@ -68,7 +68,7 @@ class PatchDataset(Dataset[Sample]):
         if place >= self.foreground_from and self.having:
             case_id, voxel = self._foreground_voxel(rng)
         else:
-            case_id, voxel = self._case_in_turn(batch * self.foreground_from + place), None
+            case_id, voxel = case_in_turn(self.ids, self.seed, batch * self.foreground_from + place), None
         sample = self._cut(rng, case_id, voxel)
         if self.augment is not None:
             with one_thread():
@@ -89,10 +89,6 @@ class PatchDataset(Dataset[Sample]):
             return self.patch_size
         return augment.input_size if self.slice_axis is None else inserted(augment.input_size, self.slice_axis, 1)
 
-    def _case_in_turn(self, number: int) -> str:
-        turn, place = divmod(number, len(self.ids))
-        return self.ids[np.random.default_rng((self.seed, turn, 1)).permutation(len(self.ids))[place]]
-
     def _foreground_voxel(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
         value = sorted(self.having)[rng.integers(len(self.having))]
         case_id = self.having[value][rng.integers(len(self.having[value]))]
@@ -109,6 +105,12 @@ class PatchDataset(Dataset[Sample]):
             "image": torch.from_numpy(cut_padded(image, start, size)),
             "label": torch.from_numpy(cut_padded(labels[None], start, size)),
         }
+
+
+def case_in_turn(ids: Sequence[str], seed: int, number: int) -> str:
+    """The case that comes `number`-th when all go round in a new random order each time."""
+    turn, place = divmod(number, len(ids))
+    return ids[np.random.default_rng((seed, turn, 1)).permutation(len(ids))[place]]
 
 
 @contextmanager

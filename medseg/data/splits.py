@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -85,23 +86,26 @@ def make_splits(
     return splits
 
 
-def read_splits(path: Path, ids: Sequence[str]) -> list[Split]:
+def read_splits(path: Path, ids: Sequence[str] | None) -> list[Split]:
     """Read nnU-Net's ``splits_final.json``, or a text file of the ids that validate while the others train.
+
+    With None for `ids`, a text file's other ids are not known and its training part is empty.
 
     Raises:
         BadDataset: another form, or ids that the dataset lacks.
     """
     if path.suffix.lower() == ".txt":
         val = read_ids(path, ids)
-        return [{"train": sorted(set(ids) - set(val)), "val": val}]
+        return [{"train": sorted(set(ids or ()) - set(val)), "val": val}]
     splits = read_json(path)
     if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= s.keys() for s in splits):
         raise BadDataset('expected a list of {"train": [...], "val": [...]}', path=path)
     empty = [number for number, split in enumerate(splits) if not split["train"]]
     if empty or not splits:
         raise BadDataset(f"folds {empty} have no training cases" if empty else "there is no fold", path=path)
-    unknown = sorted({str(case) for split in splits for part in ("train", "val") for case in split[part]} - set(ids))
-    if unknown:
+    named = {str(case) for split in splits for part in ("train", "val") for case in split[part]}
+    unknown = sorted(named - set(ids)) if ids is not None else []
+    if unknown and ids is not None:
         meant = nearest(unknown[0], ids[:50])
         raise BadDataset(f"{_some(unknown)} are not in the dataset; {meant}", path=path, fix="correct or remove it")
     return [{"train": list(split["train"]), "val": list(split["val"])} for split in splits]
@@ -110,6 +114,28 @@ def read_splits(path: Path, ids: Sequence[str]) -> list[Split]:
 def write_splits(path: str | Path, splits: Sequence[Mapping[str, Sequence[str]]]) -> None:
     """Write ``splits_final.json``, atomically."""
     write_json(path, [{"train": list(split["train"]), "val": list(split["val"])} for split in splits])
+
+
+def limit_training(split: Mapping[str, list[str]], limit: float | None, seed: int) -> Split:
+    """A random part of a fold's training cases; its validation cases stay. A smaller part lies within a larger one.
+
+    Args:
+        split: the fold.
+        limit: a share above 0 and below 1 (at least one case is kept), or a whole number of cases; None keeps all.
+        seed: of the choice.
+
+    Raises:
+        UsageError: a limit that is neither.
+    """
+    names = sorted(split["train"])
+    whole = isinstance(limit, int) and not isinstance(limit, bool)
+    if limit is None:
+        return {**split}
+    if not (1 <= limit <= len(names) if whole else isinstance(limit, float) and 0 < limit < 1):
+        raise UsageError(f"data.limit_train is {limit!r} (expected a share as 0.1, or 1 to {len(names)} cases)")
+    count = int(limit) if whole else max(1, round(limit * len(names)))
+    random.Random(seed).shuffle(names)
+    return {**split, "train": sorted(names[:count])}
 
 
 def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping[str, str], *, what: str = "") -> None:

@@ -18,7 +18,7 @@ from medseg.io import save_model
 from medseg.models.slices import without_slices
 from medseg.training.run_folder import RunFolder
 from medseg.training.signals import StopRequest
-from medseg.training.task import SegmentationTask
+from medseg.training.task import SegmentationTask, TrainingTask
 
 VALIDATION_SHARE = 0.05  # of the training time, where the user sets no interval
 
@@ -38,7 +38,7 @@ class Checkpoints(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any) -> None:
         """Save if it is time; end the run if the budget is spent or a signal came."""
-        assert isinstance(task, SegmentationTask)
+        assert isinstance(task, TrainingTask)
         if not task.stepped:  # between two optimiser steps there are gradients that no checkpoint holds
             return
         stopping = any_process(trainer, self.stop.signum is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from medseg.data.dataset import SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import PreparedDataset, prepare
-from medseg.data.splits import write_splits
+from medseg.data.splits import limit_training, write_splits
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
 from medseg.models.slices import with_slices, without_slices
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
+from medseg.training.pretrained import load_pretrained
 from medseg.training.progress import ProgressReport
 from medseg.training.report import report_folds, report_validation
 from medseg.training.run_folder import RunFolder
@@ -35,7 +36,7 @@ from medseg.training.setup import (
     model_arguments,
 )
 from medseg.training.signals import catch_stop_signals
-from medseg.training.task import SegmentationTask
+from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
 
@@ -62,6 +63,7 @@ def fit(cfg: Config) -> Path:
         write_json(run.config, dict(cfg))
         dataset = resolve_dataset(cfg["data"])
         splits = make_folds(dataset, cfg["data"])
+        splits = [limit_training(split, cfg["data"]["limit_train"], cfg["seed"]) for split in splits]
         write_splits(run.splits, splits)
         folds = choose_folds(cfg["fold"], len(splits))
         plan = plan_training(dataset, cfg)
@@ -101,10 +103,12 @@ def fit_fold(
     pl.seed_everything(cfg["seed"] + fold, verbose=False)
     profile = make_profile(cfg["trainer"])
     target = make_target(cfg["target"], plan)
-    arguments = model_arguments(cfg["model"], plan, target)
+    arguments = model_arguments(cfg["model"], plan, target.out_channels)
+    pretrained = load_pretrained(cfg["pretrained"]) if cfg["pretrained"] else None
+    if pretrained:
+        arguments = pretrained.adopt(arguments, cfg["model"])
     network = with_slices(create_model(**arguments), plan.slice_axis)
     plan = fit_patch(plan, network)
-    task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)
     description = {
         "model": lasting_arguments(arguments),
@@ -115,25 +119,37 @@ def fit_fold(
     size = f"{arguments['name']}, {sum(p.numel() for p in network.parameters()):,} parameters"
     cases = f"{len(split['train'])} training and {len(split['val'])} validation cases"
     print(f"medseg: {size}; {cases}; patch {list(plan.patch_size)}, batch {plan.batch_size}; {profile}", flush=True)
+    if pretrained:
+        description["training"]["pretrained"] = pretrained.load_into(without_slices(network))
+        pretrained.warn_of_overlap(split["val"])
     validation = Validation(prepared, split["val"], run, description, cfg["trainer"])
-    description["training"].update(train(cfg, run, task, data, validation, checkpoint))
+    task = make_task(cfg, network, target, profile)
+    description["training"].update(train(cfg["trainer"], run, task, data, [validation], checkpoint))
     save_model(run.path, without_slices(task.final_network).state_dict(), description)
     report_validation(run, dataset, split["val"], cfg["trainer"])
 
 
 def train(
-    cfg: Config,
+    settings: Config,
     run: RunFolder,
-    task: SegmentationTask,
+    task: TrainingTask,
     data: TrainingData,
-    validation: Validation,
+    more: Sequence[pl.Callback],
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Turn the crank until the budget is spent; returns the facts of the training."""
-    settings = cfg["trainer"]
+    """Turn the crank until the budget is spent; returns the facts of the training.
+
+    Args:
+        settings: ``trainer`` of the config.
+        run: receives checkpoints and logs.
+        task: what is trained.
+        data: its batches.
+        more: callbacks that act before a checkpoint is saved.
+        checkpoint: to go on from.
+    """
     progress = ProgressReport(data.dataset.batch_size, settings["progress"])
     with catch_stop_signals() as stop, data.name_lost_workers():
-        callbacks = [progress, validation, Checkpoints(run, settings["checkpoint_minutes"], stop)]
+        callbacks = [progress, *more, Checkpoints(run, settings["checkpoint_minutes"], stop)]
         trainer = make_trainer(settings, run, task.profile, callbacks)
         trainer.fit(task, data, ckpt_path=checkpoint)
     state = load_checkpoint(run.checkpoint)  # processes that were spawned leave their counts there only

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from medseg.data.sampling import PatchDataset
+from medseg.data.views import ViewDataset
 from medseg.errors import ResourceError
 from medseg.io import free_memory
 
@@ -41,7 +42,7 @@ class StepStream(Sampler[list[int]]):
 
 
 class TrainingData(pl.LightningDataModule):
-    """Serves a `PatchDataset` to Lightning.
+    """Serves a `PatchDataset` or `ViewDataset` to Lightning.
 
     Args:
         dataset: indexed without end.
@@ -50,7 +51,9 @@ class TrainingData(pl.LightningDataModule):
         accumulate: batches per optimiser step.
     """
 
-    def __init__(self, dataset: PatchDataset, *, workers: int, timeout: float, accumulate: int = 1) -> None:
+    def __init__(
+        self, dataset: PatchDataset | ViewDataset, *, workers: int, timeout: float, accumulate: int = 1
+    ) -> None:
         super().__init__()
         self.dataset, self.workers, self.timeout, self.accumulate = dataset, workers, timeout, accumulate
         self.watch = CaseWatch(dataset.ids, workers)

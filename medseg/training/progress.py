@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from medseg.training.task import SegmentationTask
+from medseg.training.task import TrainingTask
 
 LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
 SMOOTHING = 0.95
@@ -47,7 +47,7 @@ class ProgressReport(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Open the bar."""
-        assert isinstance(task, SegmentationTask)
+        assert isinstance(task, TrainingTask)
         self.mark = self.printed = task.step_ended = time.monotonic()
         console = Console(stderr=True)
         if self.shown and trainer.is_global_zero and console.is_terminal:
@@ -58,13 +58,13 @@ class ProgressReport(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any) -> None:
         """What passed since the last step and everything around it ended was waiting for data."""
-        assert isinstance(task, SegmentationTask)
+        assert isinstance(task, TrainingTask)
         self.mark = time.monotonic()
         self.waited += self.mark - task.step_ended if self.steps else 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Update the bar, or print a line."""
-        assert isinstance(task, SegmentationTask)
+        assert isinstance(task, TrainingTask)
         loss = float(outputs["loss"])
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         now = time.monotonic()
@@ -82,7 +82,7 @@ class ProgressReport(pl.Callback):
             self.bar.stop()
             self.bar = None
 
-    def _status(self, trainer: pl.Trainer, task: SegmentationTask) -> str:
+    def _status(self, trainer: pl.Trainer, task: TrainingTask) -> str:
         dice = trainer.callback_metrics.get("val/dice")
         elapsed, progress = task.budget.elapsed(), task.progress
         left = elapsed / progress * (1 - progress) if progress else 0.0

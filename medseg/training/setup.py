@@ -73,14 +73,14 @@ def make_target(settings: Config, plan: Plan) -> Target:
     return build_target({**{key: value for key, value in facts.items() if key in known}, **given})
 
 
-def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, Any]:
+def model_arguments(settings: Config, plan: Plan, out_channels: int) -> dict[str, Any]:
     """Name and arguments of the model: as configured, with what the plan and the target decide filled in."""
     known = MODELS.arguments(settings["name"])
     seen = plan.in_slice()
     decided = {
         "spatial_dims": seen.spatial_dims,
         "in_channels": len(plan.channel_names),
-        "out_channels": target.out_channels,
+        "out_channels": out_channels,
         "strides": [list(step) for step in seen.strides],
         "image_size": list(seen.patch_size),
     }
@@ -114,14 +114,16 @@ def fit_patch(plan: Plan, network: nn.Module) -> Plan:
 
 def make_task(cfg: Config, network: nn.Module, target: Target, profile: DeviceProfile) -> SegmentationTask:
     """Network, target, optimiser and budget as one Lightning module."""
-    settings = cfg["trainer"]
+    budget, ema = make_budget(cfg["trainer"]), cfg["trainer"]["ema"]
+    return SegmentationTask(network, target, optimizer=cfg["optimizer"], budget=budget, profile=profile, ema=ema)
+
+
+def make_budget(settings: Config) -> Budget:
+    """The steps and the time that ``trainer`` allows."""
     seconds, epochs = parse_max_time(settings["max_time"]), settings["max_epochs"]
     if not seconds and not epochs:
         epochs = DEFAULT_EPOCHS
-    budget = Budget(epochs * settings["steps_per_epoch"] if epochs else None, seconds)
-    return SegmentationTask(
-        network, target, optimizer=cfg["optimizer"], budget=budget, profile=profile, ema=settings["ema"]
-    )
+    return Budget(epochs * settings["steps_per_epoch"] if epochs else None, seconds)
 
 
 def make_data(

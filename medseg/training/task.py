@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,12 +18,11 @@ from medseg.training.optimizers import make_optimizer
 from medseg.training.schedule import Budget, learning_rate_factor
 
 
-class SegmentationTask(pl.LightningModule):
-    """A network and its target in training.
+class TrainingTask(pl.LightningModule):
+    """A network in training under a budget; a subclass adds the ``training_step`` that gives the loss.
 
     Args:
-        network: maps (B, C, *S) to logits (B, K, *S) or, in training, to a list of them.
-        target: turns labels and logits into a loss.
+        network: what is trained.
         optimizer: ``{"name", "lr", "weight_decay", "schedule", "warmup", ...}``.
         budget: how long training lasts; the learning rate follows its progress.
         profile: memory format and compilation (Lightning does device and autocast).
@@ -36,7 +35,6 @@ class SegmentationTask(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        target: Target,
         *,
         optimizer: Mapping[str, Any],
         budget: Budget,
@@ -46,7 +44,7 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.network = profile.place(network)
         self.average = WeightAverage(network, ema) if ema else None
-        self.target, self.budget, self.profile, self.optimizer_settings = target, budget, profile, dict(optimizer)
+        self.budget, self.profile, self.optimizer_settings = budget, profile, dict(optimizer)
         self.progress, self.step_ended, self.stepped = 0.0, 0.0, False
         self._random_state: Tensor | None = None
         if profile.compile:
@@ -69,13 +67,11 @@ class SegmentationTask(pl.LightningModule):
         self._follow_progress(self.global_step)
         self.trainer.should_stop = self.progress >= 1
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """batch: ``image`` (B, C, *S), ``label`` (B, 1, *S), ``case`` B ids -> scalar loss."""
-        logits = self.network(self.profile.place_batch(batch["image"]))
-        loss = self.target.loss(logits, self.target.encode(batch["label"]))
+    def finite(self, loss: Tensor, cases: Sequence[str]) -> Tensor:
+        """The loss, logged. Raises InputRefused, naming the cases, where it is not finite."""
         if not torch.isfinite(loss):
             raise InputRefused(
-                f"the loss is {loss.item()} at step {self.global_step}, batch of cases {', '.join(batch['case'])}",
+                f"the loss is {loss.item()} at step {self.global_step}, batch of cases {', '.join(cases)}",
                 fix="run medseg check on the data, lower optimizer.lr, or use trainer.precision=fp32",
                 written="The last checkpoint is kept.",
             )
@@ -113,3 +109,31 @@ class SegmentationTask(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the clock, and the random numbers of dropout."""
         self.budget.spent, self._random_state = checkpoint["elapsed"], checkpoint["random_state"]
+
+
+class SegmentationTask(TrainingTask):
+    """A network and its target in training.
+
+    Args:
+        network: maps (B, C, *S) to logits (B, K, *S) or, in training, to a list of them.
+        target: turns labels and logits into a loss.
+        optimizer, budget, profile, ema: as for `TrainingTask`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        target: Target,
+        *,
+        optimizer: Mapping[str, Any],
+        budget: Budget,
+        profile: DeviceProfile,
+        ema: float = 0.99,
+    ) -> None:
+        super().__init__(network, optimizer=optimizer, budget=budget, profile=profile, ema=ema)
+        self.target = target
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """batch: ``image`` (B, C, *S), ``label`` (B, 1, *S), ``case`` B ids -> scalar loss."""
+        logits = self.network(self.profile.place_batch(batch["image"]))
+        return self.finite(self.target.loss(logits, self.target.encode(batch["label"])), batch["case"])

@@ -1,0 +1,107 @@
+"""Images without labels for pretraining: which files a folder holds, and a plan for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.data.case_files import CHANNEL
+from medseg.data.dataset import PLAIN_FOLDERS, Case
+from medseg.data.parallel import choose_workers, map_cases
+from medseg.data.plan import Plan
+from medseg.data.plan_choices import choose_network
+from medseg.errors import BadDataset, InputRefused, MedsegError
+from medseg.io import KNOWN_ENDINGS, file_ending, read_channels
+
+NOT_IMAGES = {"labelsTr", "labelsTs", "labels", "masks", "imagesTs"}  # labels, and the images that a test is made of
+
+
+def is_labelled(root: Path) -> bool:
+    """Whether a path is a dataset that training knows; its images and folds are then those of training."""
+    known = (root / "dataset.json").exists() or any(all((root / part).is_dir() for part in f) for f in PLAIN_FOLDERS)
+    return known or not root.is_dir()
+
+
+def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
+    """Every image file at any depth, as a case named after its path; folders of labels and of test images are skipped.
+
+    Args:
+        root: the folder.
+        leave_out: ids (file names without ending and channel number) that must not be used.
+
+    Raises:
+        BadDataset: fewer than two images are left.
+    """
+    cases = []
+    for file in sorted(root.rglob("*")):
+        inner = file.relative_to(root)
+        hidden = any(part.startswith(".") for part in inner.parts)
+        if hidden or NOT_IMAGES & set(inner.parts) or not file.name.lower().endswith(KNOWN_ENDINGS):
+            continue
+        name = inner.as_posix()[: -len(file_ending(file))]
+        if source_id(name) not in leave_out:
+            cases.append(Case(name, (file,)))
+    return at_least_two(cases, root)
+
+
+def at_least_two(cases: list[Case], root: Path) -> list[Case]:
+    """The cases. Raises BadDataset where there are fewer than two: no batch could be made of them."""
+    if len(cases) < 2:
+        fix = "give a folder of images (at any depth), or check data.split_file"
+        raise BadDataset(f"{len(cases)} images to pretrain on (expected at least 2)", path=root, fix=fix)
+    return cases
+
+
+def source_id(name: str) -> str:
+    """The id by which a dataset knows an image: its file name without folders and channel number."""
+    last = name.rpartition("/")[2]
+    match = CHANNEL.fullmatch(last)
+    return match["case"] if match else last
+
+
+def plan_images(
+    cases: Sequence[Case], name: str, *, workers: int | None, device: str, given: Mapping[str, Any]
+) -> Plan:
+    """Read every image once and plan the views: their size and the network's strides by training's rules, z-scores.
+
+    Raises:
+        InputRefused: an image that cannot be read, is not 2D, or has other channels than the first.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for case, shape in map_cases(_shape, cases, workers=choose_workers(workers, cases), title="read images"):
+        if isinstance(shape, MedsegError):
+            raise shape
+        shapes[case.id] = shape
+    channels = shapes[cases[0].id][0]
+    for case in cases:
+        if shapes[case.id][0] != channels:
+            problem = f"has {shapes[case.id][0]} channel(s) ({cases[0].images[0].name} has {channels})"
+            raise InputRefused(problem, case=case.id, path=case.images[0], fix="convert the images to one kind")
+    spacing, wanted = (1.0, 1.0), {key: value for key, value in given.items() if value is not None}
+    median = np.median([shape[1:] for shape in shapes.values()], axis=0)
+    network, reasons = choose_network(median, spacing, None, device, wanted)
+    plan = Plan(
+        dataset=name,
+        spatial_dims=2,
+        channel_names=("R", "G", "B") if channels == 3 else tuple(f"channel_{n}" for n in range(channels)),
+        labels={"background": 0, "foreground": 1},
+        ignore_label=None,
+        spacing=spacing,
+        normalization=({"scheme": "zscore", "nonzero": False},) * channels,
+        crop_nonzero=False,
+        mirror_axes=(0, 1),
+        mirror_swaps={},
+        reasons=reasons,
+        **network,
+    )
+    return plan.override(**wanted)
+
+
+def _shape(case: Case) -> tuple[int, ...]:
+    volume = read_channels(case.images, case=case.id)
+    if volume.ndim != 2:
+        raise InputRefused("is a volume (pretraining takes 2D images)", path=case.images[0])
+    return volume.array.shape
