@@ -64,6 +64,16 @@ class SegmentationDataset:
     synthetic: bool = False
     regions_class_order: tuple[int, ...] | None = None
 
+    @property
+    def label_facts(self) -> dict[str, Any]:
+        """What a target takes from a dataset, see `medseg.targets.base.configure_target`."""
+        return {
+            "labels": self.labels,
+            "ignore_label": self.ignore_label,
+            "regions": self.regions,
+            "class_order": self.regions_class_order,
+        }
+
     def case(self, case_id: str) -> Case:
         """The case of that id. Raises UsageError with the nearest known id."""
         known = {case.id: case for case in (*self.test, *self.training)}

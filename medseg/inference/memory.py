@@ -132,18 +132,22 @@ def predict_need(
     """
     if len(geometry.shape) != members[0].plan.spatial_dims:
         raise InputRefused(f"the image is {len(geometry.shape)}D (the model is {members[0].plan.spatial_dims}D)")
-    grid, channels = geometry.canonical(), members[0].target.out_channels
+    grid, target = geometry.canonical(), members[0].target
     prepared = [resampled_shape(grid.shape, grid.spacing, member.plan.spacing) for member in members]
     image = FLOAT * len(members[0].plan.channel_names)
     axis = longest_axis(prepared[0], members[0].plan.patch_size)
-    planes = [FLOAT * channels * prod(s) // s[axis] for s in (grid.shape, *prepared)]
-    block = min(max(block_bytes, *planes), FLOAT * channels * prod(grid.shape))
+    shares = FLOAT * target.probability_channels
+    planes = [shares * prod(s) // s[axis] for s in (grid.shape, *prepared)]
+    block = min(max(block_bytes, *planes), shares * prod(grid.shape))
+    slabs = (
+        slab_bytes(target.out_channels, s, m.plan.patch_size, axis) for m, s in zip(members, prepared, strict=True)
+    )
     return MemoryNeed(
         image=image * (2 * prod(grid.shape) + sum(map(prod, prepared))),
-        logits=sum(slab_bytes(channels, s, m.plan.patch_size, axis) for m, s in zip(members, prepared, strict=True)),
+        logits=sum(slabs),
         blocks=BLOCK_COPIES * block * len(members),
         network=LIBRARIES + max(member.activation_bytes(window_batch) for member in members),
-        output=prod(grid.shape) * (2 + 2 * FLOAT * channels * probabilities),
+        output=prod(grid.shape) * (2 + 2 * shares * probabilities),
     )
 
 

@@ -31,9 +31,11 @@ from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
 from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.io import Geometry, from_canonical
+from medseg.targets import Target
 
 logger = logging.getLogger(__name__)
 
+MEANING = ("name", "labels", "binary", "regions", "class_order")  # of probabilities that can be averaged
 BLOCK_BYTES = 16 * 2**20  # of probabilities that are decoded at a time
 
 
@@ -114,6 +116,11 @@ class Predictor:
     def plan(self) -> Plan:
         """The first member's plan: channels, labels and the ranges seen in training."""
         return self.members[0].plan
+
+    @property
+    def target(self) -> Target:
+        """The first member's target: what the probabilities of all members mean."""
+        return self.members[0].target
 
     @property
     def profile(self) -> DeviceProfile:
@@ -247,14 +254,14 @@ class Predictor:
         spill: Path | None,
         clock: Stopwatch,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Labels (*S) and, if wanted, probabilities (K, *S) and uncertainty (*S), in canonical orientation."""
-        target, (array, done) = self.members[0].target, prepared[0]
+        """Labels (*S) and, if wanted, probabilities (P, *S) and uncertainty (*S), in canonical orientation."""
+        target, (array, done) = self.target, prepared[0]
         axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
         rest = tuple(n for a, n in enumerate(shape) if a != axis)
-        blocks = _blocks(shape[axis], 4 * target.out_channels * int(np.prod(rest)))
+        blocks = _blocks(shape[axis], 4 * target.probability_channels * int(np.prod(rest)))
         labels: np.ndarray | None = None
-        shares = np.empty((target.out_channels, *shape), np.float32) if probabilities else None
+        shares = np.empty((target.probability_channels, *shape), np.float32) if probabilities else None
         doubt = np.empty(shape, np.float32) if self.uncertainty else None
         streams = [self._stream(*one, axis, blocks, spill, clock) for one in zip(self.members, prepared, strict=True)]
         for (start, stop), parts in zip(blocks, zip(*streams, strict=True), strict=True):
@@ -265,7 +272,7 @@ class Predictor:
             if shares is not None:
                 np.moveaxis(shares, 1 + axis, 0)[start:stop] = mean.numpy()
             if doubt is not None and self.uncertainty:
-                np.moveaxis(doubt, axis, 0)[start:stop] = MEASURES[self.uncertainty](parts).numpy()
+                np.moveaxis(doubt, axis, 0)[start:stop] = MEASURES[self.uncertainty](parts, target.entropy).numpy()
         assert labels is not None
         return labels, shares, doubt
 
@@ -278,7 +285,7 @@ class Predictor:
         spill: Path | None,
         clock: Stopwatch,
     ) -> Iterator[Tensor]:
-        """Probabilities (n, K, *R) of one member for each block of planes of the whole image."""
+        """Probabilities (n, P, *R) of one member for each block of planes of the whole image."""
         array, done = prepared
         crop, rest = done.bbox[axis], [box for a, box in enumerate(done.bbox) if a != axis]
         whole = tuple(n for a, n in enumerate(done.canonical_shape) if a != axis)
@@ -290,7 +297,7 @@ class Predictor:
             axis=axis,
             overlap=self.overlap,
             window_batch=self.window_batch,
-            most=max(1, BLOCK_BYTES // (4 * member.target.out_channels * int(np.prod(whole)))),
+            most=max(1, BLOCK_BYTES // (4 * member.target.probability_channels * int(np.prod(whole)))),
             spill=spill,
         )
         shape = (done.cropped_shape[axis], *(b - a for a, b in rest))
@@ -302,7 +309,7 @@ class Predictor:
                 yield next(restored)
                 continue
             # Outside the crop no class is probable, so the background is decoded there.
-            full = torch.zeros(stop - start, member.target.out_channels, *whole)
+            full = torch.zeros(stop - start, member.target.probability_channels, *whole)
             if a < b:
                 inner = slice(a + crop[0] - start, b + crop[0] - start)
                 full[(inner, slice(None), *(slice(*box) for box in rest))] = next(restored)
@@ -315,5 +322,7 @@ def _blocks(count: int, plane_bytes: int) -> list[tuple[int, int]]:
 
 
 def _check_same_target(members: Sequence[Member]) -> None:
-    if len({str(member.target.to_dict()["labels"]) for member in members}) != 1:
-        raise UsageError("the models of an ensemble must predict the same labels", fix="give models of one dataset")
+    meanings = {str([member.target.to_dict().get(key) for key in MEANING]) for member in members}
+    if len(meanings) != 1:
+        fix = "give models of one dataset and one kind of target"
+        raise UsageError("the models of an ensemble must predict the same labels in the same way", fix=fix)

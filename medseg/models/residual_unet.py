@@ -72,7 +72,8 @@ class ResidualUNet(nn.Module):
         channels = stage_channels(base_channels, max_channels, len(steps))
         if supervised_levels < 1 or not 0 <= dropout < 1:
             raise UsageError(f"supervised_levels is {supervised_levels} (at least 1), dropout {dropout} (0 to below 1)")
-        self.divisor, self.finer = total_stride(steps), len(steps) - 1
+        self.divisor = total_stride(steps)
+        self.sums_heads = True
         inputs = [in_channels, *channels]
         self.context = nn.ModuleList(
             ContextLevel(spatial_dims, a, b, step, dropout, slope, pre_activation)
@@ -82,9 +83,9 @@ class ResidualUNet(nn.Module):
             LocalisationLevel(spatial_dims, below, width, step, slope)
             for width, below, step in zip(channels, channels[1:], steps[1:], strict=False)
         )
-        heads = [conv(spatial_dims, c, out_channels, kernel=1) for c in channels[: min(supervised_levels, self.finer)]]
-        self.head, self.coarse_heads = heads[0], nn.ModuleList(heads[1:])
-        self.enlarge = nn.ModuleList(_enlarge(step) for step in steps[1 : len(heads)])
+        supervised = channels[: min(supervised_levels, len(steps) - 1)]
+        self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in supervised)
+        self.enlarge = nn.ModuleList(_enlarge(step) for step in steps[1 : len(supervised)])
         initialise(self, "leaky_relu")
 
     def forward(self, image: Tensor) -> Tensor:
@@ -102,10 +103,9 @@ class ResidualUNet(nn.Module):
 
     def _summed(self, features: Sequence[Tensor]) -> Tensor:
         """Logits of the supervised levels, finest first, added from the coarsest up."""
-        heads = [self.head, *self.coarse_heads]
-        logits = heads[-1](features[len(heads) - 1])
-        for level in reversed(range(len(heads) - 1)):
-            logits = self.enlarge[level](logits) + heads[level](features[level])
+        logits = self.heads[-1](features[len(self.heads) - 1])
+        for level in reversed(range(len(self.heads) - 1)):
+            logits = self.enlarge[level](logits) + self.heads[level](features[level])
         return logits
 
 

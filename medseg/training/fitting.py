@@ -31,6 +31,7 @@ from medseg.training.setup import (
     make_task,
     make_trainer,
     model_arguments,
+    start_heads,
 )
 from medseg.training.signals import catch_stop_signals
 from medseg.training.task import SegmentationTask
@@ -59,6 +60,7 @@ def fit(cfg: Config) -> Path:
     with run.lock():
         write_json(run.config, dict(cfg))
         dataset = resolve_dataset(cfg["data"])
+        make_target(cfg["target"], dataset)  # refused, if it must be, before any case is read
         splits = make_folds(dataset, cfg["data"])
         write_splits(run.splits, splits)
         folds = choose_folds(cfg["fold"], len(splits))
@@ -98,9 +100,10 @@ def fit_fold(
     checkpoint = run.newest_checkpoint(cfg["resume"])
     pl.seed_everything(cfg["seed"] + fold, verbose=False)
     profile = make_profile(cfg["trainer"])
-    target = make_target(cfg["target"], plan)
+    target = make_target(cfg["target"], dataset)
     arguments = model_arguments(cfg["model"], plan, target)
     network = create_model(**arguments)
+    start_heads(network, target)
     plan = fit_patch(plan, network)
     task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)

@@ -31,7 +31,7 @@ def test_training_returns_one_tensor_the_sum_of_the_heads() -> None:
     torch.manual_seed(0)
     model = ResidualUNet(spatial_dims=2, base_channels=4, depth=3, out_channels=2, dropout=0.0).train()
     image, parts = torch.randn(2, 1, 16, 16), []
-    for head in (model.head, *model.coarse_heads):
+    for head in model.heads:
         head.register_forward_hook(lambda _, __, out: parts.append(out))
     logits = model(image)
     assert [part.shape[-1] for part in parts] == [4, 8, 16]
@@ -41,8 +41,8 @@ def test_training_returns_one_tensor_the_sum_of_the_heads() -> None:
 
 def test_heads_are_at_most_the_levels_of_the_decoder() -> None:
     model = ResidualUNet(spatial_dims=2, base_channels=4, depth=1)
-    assert len(model.coarse_heads) == 0
-    assert len(ResidualUNet(spatial_dims=2, base_channels=4, depth=4, supervised_levels=2).coarse_heads) == 1
+    assert len(model.heads) == 1
+    assert len(ResidualUNet(spatial_dims=2, base_channels=4, depth=4, supervised_levels=2).heads) == 2
 
 
 def test_a_context_block_that_says_nothing_passes_its_input_on() -> None:
