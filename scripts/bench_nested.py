@@ -78,16 +78,20 @@ def as_levels(source: Path, folder: Path) -> Path:
     return folder
 
 
-def train(
-    task: Task, method: str, seed: int, fold: int, minutes: float, run: Path, more: Sequence[str]
-) -> dict[str, Any]:
-    """Train within a budget; returns Dice of the regions, violations and steps."""
+def budget_words(budget: str) -> list[str]:
+    """``"90s"`` -> a limit of time, ``"200 steps"`` -> of steps, as words for medseg train."""
+    if budget.endswith("steps"):
+        return ["trainer.max_epochs=1", f"trainer.steps_per_epoch={budget.split()[0]}"]
+    seconds = int(budget[:-1])
+    return [f"trainer.max_time=00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"]
+
+
+def train(task: Task, method: str, seed: int, fold: int, run: Path, more: Sequence[str]) -> dict[str, Any]:
+    """Train; returns Dice of the regions, violations and steps."""
     shutil.rmtree(run, ignore_errors=True)
-    seconds = round(minutes * 60)
-    limit = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     regions = "{" + ",".join(f"{name}:{values}" for name, values in task.regions.items()) + "}"
     words = [f"data={task.folder}", f"data.folds={task.folds}", f"target={method}", f"target.regions={regions}"]
-    words += [f"fold={fold}", f"seed={seed}", f"trainer.max_time={limit}", f"run_dir={run}", "trainer.progress=false"]
+    words += [f"fold={fold}", f"seed={seed}", f"run_dir={run}", "trainer.progress=false"]
     subprocess.run([sys.executable, "-m", "medseg.cli", "train", *words, *more], check=True)
     mean = read_json(run / "validation" / "summary.json")["mean"]
     keys = {name: str(values[0] if len(values) == 1 else tuple(values)) for name, values in task.regions.items()}
@@ -117,20 +121,18 @@ def region_shares(shares: np.ndarray, predictor: Predictor, task: Task) -> np.nd
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: one row for each dataset, budget and method; mean and spread over seeds of the mean over folds."""
-    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["data"], row["minutes"], row["method"]), []).append(row)
-    lines = [
-        "| data | minutes | method | seeds | steps | Dice (mean ± sd over seeds) | violations, voxels | in cases |"
-    ]
+        groups.setdefault((row["data"], row["budget"], row["method"]), []).append(row)
+    lines = ["| data | budget | method | seeds | steps | Dice (mean ± sd over seeds) | violations, voxels | in cases |"]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for (data, minutes, method), group in sorted(groups.items()):
+    for (data, budget, method), group in sorted(groups.items()):
         seeds = sorted({row["seed"] for row in group})
         steps = fmean(row["steps"] for row in group)
         told = ", ".join(f"{name} {_spread(group, name, seeds)}" for name in group[0]["dice"])
         count, cases = sum(row["violations"] for row in group), sum(row["violating_cases"] for row in group)
         of = sum(row["cases"] for row in group)
-        cells = [data, f"{minutes:g}", METHODS[method], len(seeds), f"{steps:.0f}", told, count, f"{cases} of {of}"]
+        cells = [data, budget, METHODS[method], len(seeds), f"{steps:.0f}", told, count, f"{cases} of {of}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=["wbc", "hippocampus", "brats"])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, help="instead of minutes: for a machine that others use too")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="unet")
     parser.add_argument("--set", nargs="*", default=[], help="further key=value words for medseg train")
@@ -155,30 +158,22 @@ def main() -> None:
     os.makedirs(options.output, exist_ok=True)
     store = options.output / "rows.json"
     rows: list[dict[str, Any]] = json.loads(store.read_text()) if store.exists() else []
-    more = [f"model={options.model}", *options.set]
+    budget = f"{options.steps} steps" if options.steps else f"{round(60 * options.minutes)}s"
+    more = [f"model={options.model}", *budget_words(budget), *options.set]
     for name in options.data:
         task = make_task(name, options.output)
         for seed, method, fold in product(range(options.seeds), options.methods, task.validated):
-            facts = {
-                "data": name,
-                "method": method,
-                "seed": seed,
-                "fold": fold,
-                "minutes": options.minutes,
-                "set": more,
-            }
-            if _has(rows, facts):
+            facts = {"data": name, "method": method, "seed": seed, "fold": fold, "budget": budget, "set": more}
+            if any(all(row[key] == value for key, value in facts.items()) for row in rows):
                 continue
-            run = options.output / f"{name}_{method}_{options.model}_{options.minutes:g}min_seed{seed}_fold{fold}"
-            rows.append({**facts, **train(task, method, seed, fold, options.minutes, run, more)})
+            run = options.output / "_".join(
+                [name, method, options.model, budget.replace(" ", ""), f"{seed}", f"{fold}"]
+            )
+            rows.append({**facts, **train(task, method, seed, fold, run, more)})
             store.write_text(json.dumps(rows, indent=1))
     text = table([row for row in rows if row["set"] == more])
     (options.output / "table.md").write_text(text + "\n")
     print(text)
-
-
-def _has(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> bool:
-    return any(all(row.get(key) == value for key, value in facts.items()) for row in rows)
 
 
 if __name__ == "__main__":
