@@ -30,11 +30,12 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
         return evaluate_predictions(cfg)
     if cfg.get("references") is None or cfg.get("output") is None:
         raise UsageError("model needs references and output", fix="give references=DATASET output=FOLDER")
-    return evaluate_predictions({**cfg, "predictions": str(predict_labelled(cfg))})
+    predictions, regions = predict_labelled(cfg)
+    return evaluate_predictions({**cfg, "predictions": str(predictions), "labels": cfg.get("labels") or regions})
 
 
-def predict_labelled(cfg: Mapping[str, Any]) -> Path:
-    """Segment the labelled cases of a dataset; returns the folder of the segmentations."""
+def predict_labelled(cfg: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[int, ...]] | None]:
+    """Segment the labelled cases of a dataset; returns the folder of the segmentations, and the model's regions."""
     from medseg.data.dataset import open_dataset
     from medseg.inference import Predictor, predict_cases
 
@@ -46,5 +47,7 @@ def predict_labelled(cfg: Mapping[str, Any]) -> Path:
         raise BadDataset("the dataset has no labels to evaluate with", path=dataset.root)
     wanted = any(name in ("ece", "brier") for name in cfg.get("metrics") or ())
     output = Path(cfg["output"]) / "predictions"
-    predict_cases(Predictor.from_pretrained(cfg["model"]), cases, output, probabilities=wanted)
-    return output
+    predictor = Predictor.from_pretrained(cfg["model"])
+    predict_cases(predictor, cases, output, probabilities=wanted)
+    classes = predictor.target.classes
+    return output, classes if any(len(values) > 1 for values in classes.values()) else None

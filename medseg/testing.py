@@ -176,12 +176,19 @@ def _check_logits(logits: Tensor, image: Tensor, out_channels: int) -> None:
 
 def _check_probabilities(target: Target, logits: Tensor, label: Tensor) -> None:
     probabilities = target.activate(logits)
-    assert probabilities.shape == logits.shape, "activate changes the shape"
+    expected = (len(label), target.probability_channels, *label.shape[2:])
+    assert probabilities.shape == expected, f"probabilities have shape {tuple(probabilities.shape)}, not {expected}"
     assert 0 <= probabilities.min() <= probabilities.max() <= 1, "probabilities leave 0..1"
     assert target.activate(logits.bfloat16()).dtype == torch.float32, "probabilities of bfloat16 logits are not float32"
     decoded = target.decode(probabilities)
     assert decoded.shape == (len(label), *label.shape[2:]), f"decode returns shape {tuple(decoded.shape)}"
     assert not decoded.is_floating_point(), "decode returns no integers"
+    nothing = target.decode(torch.zeros_like(probabilities))
+    assert not nothing.any(), "where every probability is 0, decode does not return the background"
+    entropy = target.entropy(probabilities)
+    assert entropy.shape == decoded.shape, f"entropy returns shape {tuple(entropy.shape)}"
+    assert 0 <= entropy.min() <= entropy.max() <= 1 + 1e-6, "entropy leaves 0..1"
+    assert target.swapped([]) == list(range(target.out_channels)), "without a swap, channels change places"
 
 
 def _perturb(model: nn.Module, generator: torch.Generator) -> None:

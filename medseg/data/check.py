@@ -32,6 +32,7 @@ def check_dataset(
     *,
     fix: str | Path | None = None,
     split: Mapping[str, Any] | None = None,
+    target: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     progress: bool = True,
 ) -> Findings:
@@ -41,6 +42,7 @@ def check_dataset(
         dataset: opened with ``strict=False``, so that missing files can be listed.
         fix: folder for a repaired copy of the whole dataset; must not exist, or be empty.
         split: arguments of `make_splits`, to know which duplicates a fold would train on and validate on.
+        target: a target's name and arguments, to know whether it can be made of this dataset's labels.
         workers: processes; None or "auto" chooses.
         progress: show a bar on stderr.
 
@@ -61,7 +63,7 @@ def check_dataset(
         case.id: report if isinstance(report, CaseReport) else _refused(case, report) for case, report in outcomes
     }
     findings = [finding for report in reports.values() for finding in report.findings]
-    findings += check_across(dataset, reports, split or {})
+    findings += [*check_across(dataset, reports, split or {}), *_regions(dataset, target)]
     result = Findings(dataset.name, dataset.root, len(cases), ordered(findings))
     if fix is None:
         return result
@@ -73,8 +75,8 @@ def check_command(cfg: Mapping[str, Any]) -> int:
     """``medseg check``: print all findings in one table, or as JSON.
 
     Args:
-        cfg: ``data`` as for training; ``fix=true`` writes a repaired copy to ``output`` (default: beside the dataset,
-            its name with ``_repaired``); ``json=true`` prints JSON; ``workers``.
+        cfg: ``data`` and ``target`` as for training; ``fix=true`` writes a repaired copy to ``output`` (default:
+            beside the dataset, its name with ``_repaired``); ``json=true`` prints JSON; ``workers``.
 
     Returns:
         3 if there are errors, else 0.
@@ -91,6 +93,7 @@ def check_command(cfg: Mapping[str, Any]) -> int:
         dataset,
         fix=(cfg.get("output") or beside) if cfg.get("fix") else None,
         split={name: data[key] for name, key in SPLIT_KEYS.items() if data.get(key) is not None},
+        target=cfg.get("target"),
         workers=cfg.get("workers") or data.get("workers"),
         progress=not cfg.get("json"),
     )
@@ -99,6 +102,19 @@ def check_command(cfg: Mapping[str, Any]) -> int:
     else:
         findings.print()
     return 3 if findings.count("error") else 0
+
+
+def _regions(dataset: SegmentationDataset, target: Mapping[str, Any] | None) -> list[Finding]:
+    """Regions that a target, or dataset.json, declares and that cannot be."""
+    if target is None and dataset.regions is None:
+        return []
+    from medseg.targets.base import configure_target  # torch: seconds that most checks do without
+
+    try:
+        configure_target(target or {"name": "regions"}, dataset.label_facts)
+    except MedsegError as error:
+        return [Finding("error", error.problem, file=dataset.root / "dataset.json", fix=error.fix or "")]
+    return []
 
 
 def _refused(case: Case, error: MedsegError) -> CaseReport:

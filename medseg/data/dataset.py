@@ -67,6 +67,16 @@ class SegmentationDataset:
         validating = set((self.split or {}).get("val", ()))
         return tuple(case for case in self.training if case.id in validating)
 
+    @property
+    def label_facts(self) -> dict[str, Any]:
+        """What a target takes from a dataset, see `medseg.targets.base.configure_target`."""
+        return {
+            "labels": self.labels,
+            "ignore_label": self.ignore_label,
+            "regions": self.regions,
+            "class_order": self.regions_class_order,
+        }
+
     def case(self, case_id: str) -> Case:
         """The case of that id. Raises UsageError with the nearest known id."""
         known = {case.id: case for case in (*self.test, *self.training)}

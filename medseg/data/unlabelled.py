@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from medseg.data.case_files import CHANNEL
-from medseg.data.dataset import PLAIN_FOLDERS, Case
+from medseg.data.case import Case
+from medseg.data.layouts import LABELS, find_layout
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan
 from medseg.data.plan_choices import choose_network
 from medseg.errors import BadDataset, InputRefused, MedsegError
 from medseg.io import KNOWN_ENDINGS, file_ending, read_channels
 
-NOT_IMAGES = {"labelsTr", "labelsTs", "labels", "masks", "imagesTs"}  # labels, and the images that a test is made of
+NOT_IMAGES = {*LABELS, "labelsts", "imagests", "test"}  # labels, and the images that a test is made of
 
 
 def is_labelled(root: Path) -> bool:
     """Whether a path is a dataset that training knows; its images and folds are then those of training."""
-    known = (root / "dataset.json").exists() or any(all((root / part).is_dir() for part in f) for f in PLAIN_FOLDERS)
-    return known or not root.is_dir()
+    return not root.is_dir() or (root / "dataset.json").exists() or find_layout(root) is not None
 
 
 def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
@@ -39,7 +39,11 @@ def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
     for file in sorted(root.rglob("*")):
         inner = file.relative_to(root)
         hidden = any(part.startswith(".") for part in inner.parts)
-        if hidden or NOT_IMAGES & set(inner.parts) or not file.name.lower().endswith(KNOWN_ENDINGS):
+        if (
+            hidden
+            or NOT_IMAGES & {part.lower() for part in inner.parts}
+            or not file.name.lower().endswith(KNOWN_ENDINGS)
+        ):
             continue
         name = inner.as_posix()[: -len(file_ending(file))]
         if source_id(name) not in leave_out:

@@ -138,6 +138,8 @@ def _probabilities(files: CaseFiles, settings: Settings) -> dict[tuple[int, ...]
         return None
     channels = read_volume(files.probabilities, case=files.id).array
     values = sorted(settings.known - {settings.ignore_label})
+    if len(channels) == len(settings.classes) != len(values):  # one for each region
+        return dict(zip(settings.classes.values(), channels, strict=True))
     if len(channels) == 1 and len(values) == 2:  # a network with one sigmoid channel
         channels = np.concatenate([1 - channels, channels])
     return as_shares(channels, settings.classes, values)

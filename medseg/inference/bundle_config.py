@@ -13,7 +13,7 @@ from typing import Any
 from medseg.data.plan import Plan
 from medseg.errors import UnreadableFile, UsageError
 from medseg.inference.member import Member
-from medseg.targets import ExclusiveClasses
+from medseg.targets import ExclusiveClasses, NestedClasses, Regions
 
 Config = dict[str, Any]
 IMAGE, PRED = {"keys": "image"}, {"keys": "pred"}
@@ -132,18 +132,14 @@ def _by_numbers(schemes: Sequence[Mapping[str, Any]]) -> Iterator[Config]:
 
 def _postprocessing(member: Member) -> Iterator[Config]:
     target = member.target
-    if not isinstance(target, ExclusiveClasses):
-        raise _no(f"target '{target.name}'", "only exclusive classes become one label map there")
-    activation, decision = ("sigmoid", {"threshold": 0.5}) if target.binary else ("softmax", {"argmax": True})
-    yield {"_target_": "Activationsd", **PRED, activation: True}
+    if not isinstance(target, ExclusiveClasses | Regions | NestedClasses):
+        raise _no(f"target '{target.name}'", "its predictions are no label map there")
+    yield _activation(target)
     inverted = {"transform": "@preprocessing", "orig_keys": "image", "nearest_interp": False}
     yield {"_target_": "Invertd", **PRED, **inverted}
-    yield {"_target_": "AsDiscreted", **PRED, **decision}
-    if target.values != list(range(len(target.values))):
-        mapping = {"orig_labels": list(range(len(target.values))), "target_labels": target.values}
-        yield {"_target_": "MapLabelValued", **PRED, **mapping}
+    yield from _decision(target)
     yield from map(_operation, member.postprocessing)
-    dtype = next(name for name, most in (("uint8", 255), ("uint16", 65_535)) if target.values[-1] <= most)
+    dtype = next(name for name, most in (("uint8", 255), ("uint16", 65_535)) if max(target.labels.values()) <= most)
     saved = {
         "output_dir": "@output_dir",
         "output_postfix": "seg",
@@ -151,6 +147,31 @@ def _postprocessing(member: Member) -> Iterator[Config]:
         "output_dtype": f"$numpy.{dtype}",
     }
     yield {"_target_": "SaveImaged", **PRED, **saved}
+
+
+def _activation(target: ExclusiveClasses | Regions | NestedClasses) -> Config:
+    if isinstance(target, NestedClasses):
+        k, thresholds = _number(target.activation.k), list(map(_number, target.activation.thresholds))
+        func = f"$lambda x: torch.cat([torch.sigmoid({k} * (x - t)) for t in {thresholds}])"
+        return {"_target_": "Lambdad", **PRED, "func": func}
+    kind = "sigmoid" if isinstance(target, Regions) or target.binary else "softmax"
+    return {"_target_": "Activationsd", **PRED, kind: True}
+
+
+def _decision(target: ExclusiveClasses | Regions | NestedClasses) -> Iterator[Config]:
+    """Probabilities become places in a list of label values, and these the values."""
+    values = target.values if isinstance(target, ExclusiveClasses) else [0, *target.class_order]
+    if isinstance(target, NestedClasses):
+        yield {"_target_": "Lambdad", **PRED, "func": "$lambda x: (x >= 0.5).sum(0, keepdim=True).float()"}
+    elif isinstance(target, Regions):  # the last region that has the voxel lies on top
+        numbers = [[[[float(place)]]] for place in range(1, len(values))]
+        func = f"$lambda x: ((x >= 0.5) * torch.tensor({numbers}, device=x.device)).amax(0, keepdim=True)"
+        yield {"_target_": "Lambdad", **PRED, "func": func}
+    else:
+        yield {"_target_": "AsDiscreted", **PRED, **({"threshold": 0.5} if target.binary else {"argmax": True})}
+    if values != list(range(len(values))):
+        places = list(range(len(values)))
+        yield {"_target_": "MapLabelValued", **PRED, "orig_labels": places, "target_labels": values}
 
 
 def _operation(operation: Mapping[str, Any]) -> Config:

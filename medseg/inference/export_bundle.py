@@ -16,6 +16,7 @@ from medseg import __version__
 from medseg.inference.bundle_config import inference_config
 from medseg.inference.member import Member
 from medseg.io import atomic_path, write_json, write_text
+from medseg.targets import ExclusiveClasses, NestedClasses, Regions
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 IGNITE = "0.4.11"  # what MONAI 1.6 asks of pytorch-ignite
@@ -88,18 +89,18 @@ def metadata(member: Member, description: Mapping[str, Any]) -> dict[str, Any]:
         "data_type": "nibabel",
         "image_classes": f"channels {facts['channels']}, normalised as in inference.json",
         "label_classes": ", ".join(f"{value}: {names[value]}" for value in sorted(names)),
-        "pred_classes": "logits, one channel per class",
+        "pred_classes": _meaning_of_logits(member),
         "eval_metrics": metrics,
         "intended_use": USE,
         "references": [],
-        "network_data_format": _data_format(member, [names[value] for value in sorted(names)], facts["channels"]),
+        "network_data_format": _data_format(member, _output_names(member), facts["channels"]),
     }
 
 
 def _data_format(member: Member, classes: Sequence[str], modality: str) -> dict[str, Any]:
     plan = member.plan
     inputs = dict(enumerate(map(_harmless, plan.channel_names)))
-    outputs = dict(enumerate(classes[-member.target.out_channels :]))
+    outputs = dict(enumerate(classes))
     unit = "hounsfield" if any(scheme["scheme"] == "ct" for scheme in plan.normalization) else "magnitude"
     patch = {"type": "image", "spatial_shape": list(plan.patch_size), "dtype": "float32", "value_range": []}
     image = {"format": unit, "modality": modality, "num_channels": len(inputs), "channel_def": inputs}
@@ -108,6 +109,23 @@ def _data_format(member: Member, classes: Sequence[str], modality: str) -> dict[
         "inputs": {"image": {**patch, **image, "is_patch_data": True}},
         "outputs": {"pred": {**patch, **pred, "is_patch_data": True}},
     }
+
+
+def _output_names(member: Member) -> list[str]:
+    """What each channel of logits stands for."""
+    target = member.target
+    if isinstance(target, NestedClasses):
+        return [target.name]
+    if not isinstance(target, ExclusiveClasses):
+        return [_harmless(name) for name in target.classes]
+    named = {value: name for name, value in target.labels.items()}
+    return [_harmless(named[value]) for value in target.values[-target.out_channels :]]
+
+
+def _meaning_of_logits(member: Member) -> str:
+    if isinstance(member.target, NestedClasses):
+        return f"one logit; its thresholds are the borders of {', '.join(map(_harmless, member.target.classes))}"
+    return f"logits, one channel per {'region' if isinstance(member.target, Regions) else 'class'}"
 
 
 def _facts(member: Member) -> dict[str, str]:

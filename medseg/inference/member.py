@@ -76,13 +76,7 @@ class Member:
 
     def _swapped(self, flip: Sequence[int]) -> list[int]:
         """Channel order after mirroring: left and right classes change places on an axis that swaps them."""
-        values = sorted(self.plan.labels.values())
-        order = list(range(self.target.out_channels))
-        for axis in flip:
-            for left, right in self.plan.mirror_swaps.get(str(axis), ()):
-                a, b = values.index(left), values.index(right)
-                order[a], order[b] = order[b], order[a]
-        return order
+        return self.target.swapped([pair for axis in flip for pair in self.plan.mirror_swaps.get(str(axis), ())])
 
 
 def model_folders(folder: Path) -> list[Path]:

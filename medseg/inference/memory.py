@@ -145,12 +145,13 @@ def predict_need(
     """
     if len(geometry.shape) != members[0].plan.spatial_dims:
         raise InputRefused(f"the image is {len(geometry.shape)}D (the model is {members[0].plan.spatial_dims}D)")
-    grid, channels = geometry.canonical(), members[0].target.out_channels
+    grid, target = geometry.canonical(), members[0].target
+    channels, shares = target.out_channels, FLOAT * target.probability_channels
     prepared = [member.plan.grid(grid.shape, grid.spacing) for member in members]
     image = FLOAT * len(members[0].plan.channel_names)
     axis = longest_axis(prepared[0], members[0].plan.patch_size)
-    planes = [FLOAT * channels * prod(s) // s[axis] for s in (grid.shape, *prepared)]
-    block = min(max(block_bytes, *planes), FLOAT * channels * prod(grid.shape))
+    planes = [shares * prod(s) // s[axis] for s in (grid.shape, *prepared)]
+    block = min(max(block_bytes, *planes), shares * prod(grid.shape))
     scaled = [[[max(1, round(n * scale)) for n in s] for scale in scales] for s in prepared]
     resampled = sum(prod(s) for grids, own in zip(scaled, prepared, strict=True) for s in grids if s != list(own))
     windows = [FLOAT * channels * prod(member.plan.patch_size) * len(scales) for member in members]
@@ -166,7 +167,7 @@ def predict_need(
         logits=passes * (sum(slabs) + skip_empty * sum(windows)),
         blocks=(BLOCK_COPIES + MORE_COPIES * (streams - 1)) * block,
         network=LIBRARIES + max(member.host_bytes(window_batch) for member in members),
-        output=prod(grid.shape) * (2 + 2 * FLOAT * channels * probabilities),
+        output=prod(grid.shape) * (2 + 2 * shares * probabilities),
     )
 
 

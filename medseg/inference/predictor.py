@@ -45,6 +45,7 @@ from medseg.targets import Target, build_target
 
 logger = logging.getLogger(__name__)
 
+MEANING = ("name", "labels", "binary", "regions", "class_order")  # of probabilities that can be averaged
 Maps = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
@@ -319,19 +320,19 @@ class Predictor:
 
     @torch.inference_mode()
     def _segment(self, case: PreparedCase, runner: WindowRunner) -> Maps:
-        """Labels (*S) and, if wanted, probabilities (K, *S) and uncertainty (*S), in canonical orientation."""
+        """Labels (*S) and, if wanted, probabilities (P, *S) and uncertainty (*S), in canonical orientation."""
         target, (array, done) = self.target, case.arrays[0]
         axis = longest_axis(array.shape[1:], self.plan.patch_size)
         shape = done.canonical_shape
-        blocks = decoded_blocks(shape[axis], 4 * target.out_channels * prod(shape) // shape[axis])
+        blocks = decoded_blocks(shape[axis], 4 * target.probability_channels * prod(shape) // shape[axis])
         labels: np.ndarray | None = None
-        shares = np.empty((target.out_channels, *shape), np.float32) if case.probabilities else None
+        shares = np.empty((target.probability_channels, *shape), np.float32) if case.probabilities else None
         doubt = np.empty(shape, np.float32) if self.uncertainty else None
         inside = None if case.mask is None else torch.from_numpy(np.moveaxis(case.mask, axis, 0))
         streams = self._streams(case, runner, axis, blocks)
         for start, stop in blocks:
             parts = [next(stream) for stream in streams]
-            unsure = MEASURES[self.uncertainty](parts) if self.uncertainty else None
+            unsure = MEASURES[self.uncertainty](parts, target.entropy) if self.uncertainty else None
             mean = reduce(Tensor.add_, parts).div_(len(parts))
             if inside is not None:  # outside of the mask no class is probable, which every target decodes as background
                 mean = mean * inside[start:stop, None]
@@ -373,5 +374,7 @@ def _with_threshold(target: Target, threshold: float | None) -> Target:
 
 
 def _check_same_target(members: Sequence[Member]) -> None:
-    if len({str(member.target.to_dict()["labels"]) for member in members}) != 1:
-        raise UsageError("the models of an ensemble must predict the same labels", fix="give models of one dataset")
+    meanings = {str([member.target.to_dict().get(key) for key in MEANING]) for member in members}
+    if len(meanings) != 1:
+        fix = "give models of one dataset and one kind of target"
+        raise UsageError("the models of an ensemble must predict the same labels in the same way", fix=fix)

@@ -64,7 +64,7 @@ def probability_planes(
     blocks: Sequence[tuple[int, int]],
     how: Streaming,
 ) -> Iterator[Tensor]:
-    """Probabilities (n, K, *R) of one network for each block of planes of the whole canonical image.
+    """Probabilities (n, P, *R) of one network for each block of planes of the whole canonical image.
 
     Args:
         network: logits of windows.
@@ -79,7 +79,7 @@ def probability_planes(
     crop, rest = done.bbox[axis], [box for a, box in enumerate(done.bbox) if a != axis]
     whole = tuple(n for a, n in enumerate(done.canonical_shape) if a != axis)
     parts = [(max(a, crop[0]) - crop[0], min(b, crop[1]) - crop[0]) for a, b in blocks]
-    most = max(1, BLOCK_BYTES // (4 * target.out_channels * prod(whole)))
+    most = max(1, BLOCK_BYTES // (4 * target.probability_channels * prod(whole)))
     logits = _mean_logits(network, target.out_channels, patch_size, images, done.resampled_shape, most, how)
     shape = (done.cropped_shape[axis], *(b - a for a, b in rest))
     restored = restore_planes(
@@ -90,7 +90,7 @@ def probability_planes(
             yield next(restored)
             continue
         # Outside the crop no class is probable, so the background is decoded there.
-        full = torch.zeros(stop - start, target.out_channels, *whole)
+        full = torch.zeros(stop - start, target.probability_channels, *whole)
         if a < b:
             inner = slice(a + crop[0] - start, b + crop[0] - start)
             full[(inner, slice(None), *(slice(*box) for box in rest))] = next(restored)

@@ -7,46 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from math import log
 
 import torch
 from torch import Tensor
 
 from medseg.errors import UsageError, nearest
+from medseg.targets.base import categorical_entropy
+
+Entropy = Callable[[Tensor], Tensor]
 
 
-def predictive_entropy(parts: Sequence[Tensor]) -> Tensor:
+def predictive_entropy(parts: Sequence[Tensor], entropy: Entropy = categorical_entropy) -> Tensor:
     """Entropy of the mean probabilities, 0 (certain) to 1 (all classes alike).
 
     Args:
-        parts: of each member (n, K, *R) probabilities; K = 1 is one class against the background.
+        parts: of each member (n, P, *R) probabilities.
+        entropy: of probabilities, 0 to 1, as the target has it; for classes in units of log K (K = 1: log 2), so that
+            numbers of classes can be compared.
 
     Returns:
-        (n, *R) in units of log K (K = 1: log 2), so that numbers of classes can be compared.
+        (n, *R).
     """
-    return _entropy(reduce(torch.add, parts) / len(parts))  # a stack would hold all of them twice
+    return entropy(reduce(torch.add, parts) / len(parts))  # a stack would hold all of them twice
 
 
-def mutual_information(parts: Sequence[Tensor]) -> Tensor:
+def mutual_information(parts: Sequence[Tensor], entropy: Entropy = categorical_entropy) -> Tensor:
     """Entropy of the mean minus mean entropy of the members (Houlsby et al., 2011): where the members disagree.
 
     Args:
         parts: as for `predictive_entropy`, at least two.
+        entropy: as for `predictive_entropy`.
 
     Returns:
         (n, *R), 0 (they agree) to 1, in the same units.
     """
-    expected = torch.stack([_entropy(part) for part in parts]).mean(0)
-    return (predictive_entropy(parts) - expected).clamp_(min=0)
+    expected = torch.stack([entropy(part) for part in parts]).mean(0)
+    return (predictive_entropy(parts, entropy) - expected).clamp_(min=0)
 
 
-def _entropy(probabilities: Tensor) -> Tensor:
-    if probabilities.shape[1] == 1:
-        probabilities = torch.cat([1 - probabilities, probabilities], 1)
-    return torch.special.entr(probabilities).sum(1) / log(probabilities.shape[1])
-
-
-MEASURES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+MEASURES: dict[str, Callable[[Sequence[Tensor], Entropy], Tensor]] = {
     "entropy": predictive_entropy,
     "mutual_information": mutual_information,
 }

@@ -31,10 +31,31 @@ def soft_dice_loss(
     one_hot = (
         torch.zeros_like(p).scatter_(1, flat.clamp(min=0), labelled.to(p)) if p.shape[1] > 1 else (flat == 1).to(p)
     )
-    sums = ((p * one_hot).sum(2), (p * labelled).sum(2), one_hot.sum(2))
-    overlap, predicted, reference = (s.sum(0, keepdim=True) if batch_dice else s for s in sums)
-    dice = (2 * overlap + smooth) / (predicted + reference + smooth)
+    dice = _soft_dice(p, one_hot, labelled, batch_dice, smooth)
     return 1 - dice[:, foreground_channels(dice.shape[1], include_background)].mean()
+
+
+def region_dice_loss(
+    probabilities: Tensor, truth: Tensor, labelled: Tensor, *, batch_dice: bool = True, smooth: float = 1e-5
+) -> Tensor:
+    """One minus the mean soft Dice over regions that may overlap.
+
+    Args:
+        probabilities: (B, R, *S) in 0..1.
+        truth: (B, R, *S) bool.
+        labelled: (B, 1, *S) bool.
+        batch_dice: as for `soft_dice_loss`.
+        smooth: as for `soft_dice_loss`.
+    """
+    p, known = probabilities.flatten(2), labelled.flatten(2)
+    return 1 - _soft_dice(p, (truth.flatten(2) & known).to(p), known, batch_dice, smooth).mean()
+
+
+def _soft_dice(p: Tensor, truth: Tensor, labelled: Tensor, batch_dice: bool, smooth: float) -> Tensor:
+    """Dice (B or 1, K) of flat probabilities and truth (B, K, N) over labelled voxels (B, 1, N)."""
+    sums = ((p * truth).sum(2), (p * labelled).sum(2), truth.sum(2))
+    overlap, predicted, reference = (s.sum(0, keepdim=True) if batch_dice else s for s in sums)
+    return (2 * overlap + smooth) / (predicted + reference + smooth)
 
 
 def foreground_channels(channels: int, include_background: bool) -> slice:

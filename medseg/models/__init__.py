@@ -2,7 +2,8 @@
 
 A model takes an image (B, C, *S) and returns logits (B, K, *S); while training with deep supervision, a list of logits,
 best first. `model.divisor` holds, per spatial axis, what S must be a multiple of: the caller pads, a
-model never resizes.
+model never resizes. The convolutions that make the logits are `model.heads`, finest first, so that a target may choose
+where they begin; `model.sums_heads` says that their logits are added up.
 """
 
 from __future__ import annotations

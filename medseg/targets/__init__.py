@@ -2,5 +2,7 @@
 
 from medseg.targets.base import TARGETS, Target, build_target
 from medseg.targets.exclusive import ExclusiveClasses
+from medseg.targets.nested import NestedClasses
+from medseg.targets.regions import Regions
 
-__all__ = ["TARGETS", "ExclusiveClasses", "Target", "build_target"]
+__all__ = ["TARGETS", "ExclusiveClasses", "NestedClasses", "Regions", "Target", "build_target"]

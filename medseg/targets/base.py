@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from math import log
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from medseg.errors import UsageError
+from medseg.errors import BadDataset, UsageError
 from medseg.registry import Registry
+
+
+class HeadStart(NamedTuple):
+    """How a target wants the last convolutions of a network to begin: their bias, and a factor of their weights."""
+
+    bias: float
+    scale: float
 
 
 @runtime_checkable
 class Target(Protocol):
-    """The one place that knows what labels mean."""
+    """The one place that knows what labels mean.
+
+    Attributes:
+        out_channels: K, logits per voxel.
+        probability_channels: P, what `activate` makes of them; another number than K where one logit says more.
+        classes: name -> label values of what is scored.
+        head_start: None: as the network initialises itself.
+    """
 
     name: str
     out_channels: int
+    probability_channels: int
+    head_start: HeadStart | None
+
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]: ...
 
     def encode(self, label: Tensor) -> Tensor:
         """Label values (B, 1, *S) -> what `loss` compares with. Raises BadLabels for values that it does not know."""
@@ -28,11 +48,25 @@ class Target(Protocol):
         ...
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Logits (B, K, *S) -> probabilities (B, K, *S) in 0..1, at least float32; so are means of them."""
+        """Logits (B, K, *S) -> probabilities (B, P, *S) in 0..1, at least float32; so are means of them."""
         ...
 
     def decode(self, probabilities: Tensor) -> Tensor:
-        """Probabilities (B, K, *S) -> label values (B, *S), the smallest of uint8, int16 and int32 that holds them."""
+        """Probabilities (B, P, *S) -> label values (B, *S), the smallest of uint8, int16 and int32 that holds them.
+
+        Where all probabilities are 0 the background is decoded.
+        """
+        ...
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (B, P, *S) -> entropy (B, *S), 0 (certain) to 1 (anything may be there)."""
+        ...
+
+    def swapped(self, pairs: Sequence[Sequence[int]]) -> list[int]:
+        """Order of the K channels of logits after pairs of label values changed places in a mirror.
+
+        Raises UsageError where exchanged channels cannot express it.
+        """
         ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +88,32 @@ def build_target(description: Mapping[str, Any]) -> Target:
     return TARGETS.build(description["name"], **{k: v for k, v in description.items() if k != "name"})
 
 
+def configure_target(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Target:
+    """The target of a config; what the config leaves open and the target takes comes from the dataset.
+
+    Args:
+        settings: ``name`` and arguments; None is open.
+        facts: of the dataset: ``labels``, ``ignore_label``, ``regions`` and ``class_order``; None is not known.
+
+    Raises:
+        UsageError: as `build_target`.
+        BadDataset: regions that the dataset itself declares are refused.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    known = {key: value for key, value in facts.items() if key in TARGETS.arguments(settings["name"])}
+    if {"regions", "levels"} & given.keys():
+        known.pop("class_order", None)  # it belongs to the dataset's regions
+    declared = known.get("regions") is not None and not {"regions", "levels"} & given.keys()
+    if "levels" in given:
+        known.pop("regions", None)
+    try:
+        return build_target({**known, **given})
+    except UsageError as error:
+        if not declared:
+            raise
+        raise BadDataset(error.problem, fix=error.fix or "correct the regions in dataset.json") from error
+
+
 def head_weights(heads: Sequence[Tensor], weights: Sequence[float] | None = None) -> list[float]:
     """Weights of the heads' losses, summing to 1.
 
@@ -71,6 +131,33 @@ def head_weights(heads: Sequence[Tensor], weights: Sequence[float] | None = None
         factor = 1.0 if len({head.shape for head in heads}) == 1 else 0.5
         weights = [factor**i for i in range(len(heads))]
     return [w / sum(weights) for w in weights]
+
+
+def sum_of_heads(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    logits: Tensor | Sequence[Tensor],
+    target: Tensor,
+    weights: Sequence[float] | None,
+) -> Tensor:
+    """Weighted loss of one or more heads; for a head of lower resolution the target is resized to it.
+
+    Args:
+        loss: of logits (B, K, *S) and a target (B, 1, *S).
+        logits: (B, K, *S), or a sequence of such tensors, finest or best first.
+        target: codes (B, 1, *S).
+        weights: as for `head_weights`.
+    """
+    heads = [logits] if isinstance(logits, Tensor) else list(logits)
+    shares = head_weights(heads, weights if len(heads) > 1 else None)
+    losses = [w * loss(h, resize_labels(target, h.shape[2:])) for w, h in zip(shares, heads, strict=True) if w]
+    return torch.stack(losses).sum()
+
+
+def categorical_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of exclusive classes (B, K, *S), K = 1 one class against the background -> (B, *S) in units of log K."""
+    if probabilities.shape[1] == 1:
+        probabilities = torch.cat([1 - probabilities, probabilities], 1)
+    return torch.special.entr(probabilities).sum(1) / log(probabilities.shape[1])
 
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:

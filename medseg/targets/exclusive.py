@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from medseg.errors import BadLabels, UsageError
-from medseg.losses import IGNORE, build_loss
+from medseg.errors import UsageError
+from medseg.losses import build_loss
 from medseg.losses.cross_entropy import at_least_float32
-from medseg.targets.base import TARGETS, build_target, head_weights, resize_labels
-
-MAX_VALUE = 65_535  # of a label: values index a table
+from medseg.targets.base import TARGETS, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.label_codes import LabelCodes
+from medseg.targets.region_table import resolve_regions, swapped_places
 
 
 @TARGETS.register("exclusive")
@@ -30,10 +28,12 @@ class ExclusiveClasses:
         loss: name of a loss, or a mapping with ``name`` and its arguments, see `medseg.losses`.
         head_weights: weights of deep-supervision heads; None as in `medseg.targets.base.head_weights`.
         threshold: of the probability from which a binary target decodes the foreground, 0 to 1.
+        regions: name -> labels; what is scored instead of the classes, so that softmax can be compared with targets of
+            overlapping regions. Nothing else depends on it.
 
     Raises:
-        UsageError: for label values that clash, an unknown loss, `binary` with other than two classes, or a threshold
-            that is none.
+        UsageError: for label values that clash, an unknown loss, `binary` with other than two classes, a threshold that
+            is none, or regions as `medseg.targets.region_table.resolve_regions` refuses them.
     """
 
     name = "exclusive"
@@ -47,27 +47,25 @@ class ExclusiveClasses:
         loss: str | Mapping[str, Any] = "dice_ce",
         head_weights: Sequence[float] | None = None,
         threshold: float = 0.5,
+        regions: Mapping[str, Any] | None = None,
     ) -> None:
-        self.labels = {name: int(value) for name, value in labels.items()}
-        self.values = sorted(self.labels.values())
+        self._codes = LabelCodes(labels, ignore_label)
+        self.labels, self.values = self._codes.labels, self._codes.values
         self.ignore_label, self.binary, self.head_weights = ignore_label, binary, head_weights
-        taken = [*self.values, *([] if ignore_label is None else [ignore_label])]
-        if len(self.values) < 2 or len(set(taken)) < len(taken) or not 0 <= min(taken) <= max(taken) <= MAX_VALUE:
-            raise UsageError(
-                f"labels {self.labels}, ignore_label {ignore_label} "
-                f"(needs two or more different values in 0..{MAX_VALUE})"
-            )
+        self.regions = None if regions is None else resolve_regions(regions, self.labels)
         if binary and len(self.values) != 2:
             raise UsageError(f"binary target with {len(self.values)} classes (needs exactly 2)")
         self.threshold = threshold
         if not 0 < threshold < 1 or (threshold != 0.5 and not binary):
             raise UsageError(f"threshold is {threshold} (expected 0 to 1, for a binary target)", fix="leave it out")
-        self.out_channels = 1 if binary else len(self.values)
+        self.out_channels = self.probability_channels = 1 if binary else len(self.values)
+        self.head_start = None
         self.loss_settings, self._loss = loss, build_loss(loss)
-        self._channels = torch.full((max(taken) + 1,), IGNORE - 1)  # label value -> channel, IGNORE, or unknown
-        self._channels[self.values] = torch.arange(len(self.values))
-        if ignore_label is not None:
-            self._channels[ignore_label] = IGNORE
+
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]:
+        """What is scored: the regions if there are any, else every class but the background."""
+        return self.regions or {name: (value,) for name, value in self.labels.items() if value != 0}
 
     def encode(self, label: Tensor) -> Tensor:
         """Label values (B, 1, *S), any integer type -> channel numbers (B, 1, *S) int64, `IGNORE` where ignored.
@@ -75,16 +73,7 @@ class ExclusiveClasses:
         Raises:
             BadLabels: naming the values that the target does not know.
         """
-        label = label.long()
-        low, high = (int(v) for v in label.aminmax())
-        if low < 0 or high >= len(self._channels):
-            raise self._unknown(label)
-        if self.ignore_label is None and self.values == list(range(len(self.values))):
-            return label
-        channels = self._channels.to(label.device)[label]
-        if int(channels.min()) < IGNORE:
-            raise self._unknown(label)
-        return channels
+        return self._codes.encode(label)
 
     def loss(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Loss of one or more heads; for a head of lower resolution the target is resized to it.
@@ -93,12 +82,7 @@ class ExclusiveClasses:
             logits: (B, K, *S), or a sequence of such tensors, finest or best first.
             target: what `encode` returned, (B, 1, *S).
         """
-        heads = [logits] if isinstance(logits, Tensor) else list(logits)
-        weights = head_weights(heads, self.head_weights if len(heads) > 1 else None)
-        losses = [
-            w * self._loss(h, resize_labels(target, h.shape[2:])) for w, h in zip(weights, heads, strict=True) if w
-        ]
-        return torch.stack(losses).sum()
+        return sum_of_heads(self._loss, logits, target, self.head_weights)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits (B, K, *S) -> probabilities (B, K, *S), at least float32; they sum to 1 unless binary."""
@@ -108,8 +92,15 @@ class ExclusiveClasses:
     def decode(self, probabilities: Tensor) -> Tensor:
         """Probabilities (B, K, *S) -> label values (B, *S): the most probable class; when binary, p >= threshold."""
         channels = (probabilities[:, 0] >= self.threshold).long() if self.binary else probabilities.argmax(1)
-        dtype = next(t for t in (torch.uint8, torch.int16, torch.int32) if self.values[-1] <= torch.iinfo(t).max)
-        return torch.tensor(self.values, dtype=dtype, device=channels.device)[channels]
+        return self._codes.painted(self.values, channels)
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (B, K, *S) -> entropy (B, *S), 0 (certain) to 1 (all classes alike)."""
+        return categorical_entropy(probabilities)
+
+    def swapped(self, pairs: Sequence[Sequence[int]]) -> list[int]:
+        """Order of the channels after pairs of label values changed places."""
+        return swapped_places([[value] for value in self.values[-self.out_channels :]], pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `medseg.targets.build_target`."""
@@ -121,16 +112,9 @@ class ExclusiveClasses:
             "loss": self.loss_settings if isinstance(self.loss_settings, str) else dict(self.loss_settings),
             "threshold": self.threshold,
             "head_weights": None if self.head_weights is None else list(self.head_weights),
+            "regions": None if self.regions is None else {name: list(v) for name, v in self.regions.items()},
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A target is its description: another process builds its own, since losses may be closures."""
         return build_target, (self.to_dict(),)
-
-    def _unknown(self, label: Tensor) -> BadLabels:
-        known = [*self.values, *([] if self.ignore_label is None else [self.ignore_label])]
-        unknown = np.setdiff1d(label.unique().cpu().numpy(), known).tolist()
-        return BadLabels(
-            f"label values {unknown[:8]} are unknown (the dataset has {self.labels}, ignore_label {self.ignore_label})",
-            fix="run medseg check on the dataset",
-        )

@@ -98,7 +98,7 @@ class Validation(pl.Callback):
         scores = self.dice(task)
         self.finished, self.cost = time.monotonic(), time.monotonic() - start
         mean = float(np.nanmean(scores))
-        named = {f"val/dice_{name}": value for name, value in zip(self._foreground(task), scores, strict=True)}
+        named = {f"val/dice_{name}": value for name, value in zip(task.target.classes, scores, strict=True)}
         metrics = {"val/dice": mean, **named, "minutes": task.budget.elapsed() / 60}
         trainer.callback_metrics["val/dice"] = torch.tensor(mean)
         for logger in trainer.loggers:
@@ -115,17 +115,13 @@ class Validation(pl.Callback):
             return task.progress >= 0.1
         return time.monotonic() - self.finished >= self.cost / VALIDATION_SHARE
 
-    def _foreground(self, task: SegmentationTask) -> dict[str, int]:
-        labels = self.description["target"]["labels"]
-        return {name: value for name, value in labels.items() if value != 0}
-
     @torch.no_grad()
     def dice(self, task: SegmentationTask) -> list[float]:
-        """Mean Dice per foreground class over the cases that have the class in label or prediction; NaN if none has."""
-        values = list(self._foreground(task).values())
+        """Mean Dice per class or region over the cases that have it in label or prediction; NaN if none has."""
+        classes = task.target.classes
         network, training = task.final_network, task.final_network.training
         network.eval()
-        scores = np.full((len(self.ids), len(values)), np.nan)
+        scores = np.full((len(self.ids), len(classes)), np.nan)
         for row, case in zip(scores, self.ids, strict=True):
             image = torch.from_numpy(np.array(self.prepared.image(case)))
             logits = sliding_window(partial(task.profile.run, network), image, self.description["plan"]["patch_size"])
@@ -134,7 +130,7 @@ class Validation(pl.Callback):
                 predicted,
                 np.asarray(self.prepared.labels(case)),
                 spacing=self.description["plan"]["spacing"],
-                labels=values,
+                labels=classes,
                 metrics=["dice"],
                 ignore_label=self.description["target"]["ignore_label"],
             )

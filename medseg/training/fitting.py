@@ -34,6 +34,7 @@ from medseg.training.setup import (
     make_task,
     make_trainer,
     model_arguments,
+    start_heads,
 )
 from medseg.training.signals import catch_stop_signals
 from medseg.training.task import TrainingTask
@@ -62,6 +63,7 @@ def fit(cfg: Config) -> Path:
     with run.lock():
         write_json(run.config, dict(cfg))
         dataset = resolve_dataset(cfg["data"])
+        make_target(cfg["target"], dataset)  # refused, if it must be, before any case is read
         splits = make_folds(dataset, cfg["data"])
         splits = [limit_training(split, cfg["data"]["limit_train"], cfg["seed"]) for split in splits]
         write_splits(run.splits, splits)
@@ -102,12 +104,14 @@ def fit_fold(
     checkpoint = run.newest_checkpoint(cfg["resume"])
     pl.seed_everything(cfg["seed"] + fold, verbose=False)
     profile = make_profile(cfg["trainer"])
-    target = make_target(cfg["target"], plan)
+    target = make_target(cfg["target"], dataset)
     arguments = model_arguments(cfg["model"], plan, target.out_channels)
     pretrained = load_pretrained(cfg["pretrained"]) if cfg["pretrained"] else None
     if pretrained:
         arguments = pretrained.adopt(arguments, cfg["model"])
-    network = with_slices(create_model(**arguments), plan.slice_axis)
+    network = create_model(**arguments)
+    start_heads(network, target)
+    network = with_slices(network, plan.slice_axis)
     plan = fit_patch(plan, network)
     data = make_data(cfg, prepared, plan, split["train"], profile)
     description = {

@@ -39,8 +39,16 @@ def report_validation(
     )
     cases = [dataset.case(case) for case in ids]
     files = predict_cases(predictor, cases, run.validation, progress=settings["progress"])
-    operations = postprocess_validation(run, dataset, cases, files)
-    evaluator = Evaluator(dataset.labels, ignore_label=dataset.ignore_label, progress=settings["progress"])
+    classes = predictor.target.classes
+    single = all(len(values) == 1 for values in classes.values())
+    # Operations know label values: in a map of regions they would tear holes into the regions around.
+    operations = postprocess_validation(run, dataset, cases, files) if single else []
+    evaluator = Evaluator(
+        classes,
+        ignore_label=dataset.ignore_label,
+        known=frozenset(dataset.labels.values()),
+        progress=settings["progress"],
+    )
     pairs = [
         CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding)
         for case, file in zip(cases, files, strict=True)

@@ -22,7 +22,8 @@ from medseg.data.splits import make_splits
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import UsageError
 from medseg.models import MODELS
-from medseg.targets import TARGETS, Target, build_target
+from medseg.targets import Target
+from medseg.targets.base import configure_target
 from medseg.training.loader import TrainingData, choose_loader_workers
 from medseg.training.run_folder import AtomicCheckpointIO, RunFolder
 from medseg.training.schedule import Budget, parse_max_time
@@ -65,12 +66,25 @@ def make_profile(settings: Config) -> DeviceProfile:
     )
 
 
-def make_target(settings: Config, plan: Plan) -> Target:
-    """The target of ``target``, with the plan's labels where it takes them."""
-    known = TARGETS.arguments(settings["name"])
-    facts = {"labels": plan.labels, "ignore_label": plan.ignore_label}
-    given = {key: value for key, value in settings.items() if value is not None}
-    return build_target({**{key: value for key, value in facts.items() if key in known}, **given})
+def make_target(settings: Config, dataset: SegmentationDataset) -> Target:
+    """The target of ``target``, with the dataset's labels and regions where it takes them."""
+    return configure_target(settings, dataset.label_facts)
+
+
+def start_heads(network: nn.Module, target: Target) -> None:
+    """Let the last convolutions, ``network.heads``, begin where the target wants its logits, if it says so.
+
+    Where a network adds its heads up (``network.sums_heads``), the bias goes to the first one.
+    """
+    heads = getattr(network, "heads", None)
+    if target.head_start is None or not isinstance(heads, nn.Module):
+        return
+    bias, scale = target.head_start
+    summed = bool(getattr(network, "sums_heads", False))
+    for place, head in enumerate(module for module in heads.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)):
+        head.weight.data.mul_(scale)
+        if head.bias is not None:
+            head.bias.data.fill_(0.0 if summed and place else bias)
 
 
 def model_arguments(settings: Config, plan: Plan, out_channels: int) -> dict[str, Any]:

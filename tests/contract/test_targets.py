@@ -17,6 +17,24 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"labels": LABELS, "ignore_label": 9, "loss": {"name": "dice_ce", "batch_dice": False}, "head_weights": [2, 1]},
         {"labels": {"background": 0, "organ": 2}, "binary": True, "loss": "cross_entropy"},
         {"labels": LABELS, "loss": {"name": "hybrid", "dice_mode": "pixel"}},
+        {"labels": LABELS, "regions": {"whole": [1, 2], "lesion": ["lesion"]}},
+    ],
+    "nested": [
+        {"labels": LABELS, "levels": ["organ", "lesion"]},
+        {"labels": LABELS, "regions": {"whole": [1, 2], "lesion": 2}, "ignore_label": 9, "k": 5, "loss": "quadratic"},
+        {"labels": LABELS, "levels": [["organ", "lesion"]], "loss": {"normalised_ce": 2}, "class_weights": [1, 3]},
+        {"labels": LABELS, "levels": [2, 1], "loss": "region_dice", "head_weights": [2, 1]},
+    ],
+    "regions": [
+        {"labels": LABELS, "regions": {"whole": ["organ", "lesion"], "lesion": "lesion"}},
+        {"labels": LABELS, "regions": {"organ": [1], "lesion": [2]}, "ignore_label": 9, "loss": "cross_entropy"},
+        {
+            "labels": LABELS,
+            "regions": {"whole": [1, 2]},
+            "class_order": [2],
+            "loss": {"dice": 1},
+            "head_weights": [2, 1],
+        },
     ],
 }
 

@@ -30,7 +30,7 @@ from medseg.inference.member import Member
 from medseg.inference.postprocess import postprocess
 from medseg.io import Geometry, Volume, read_json, read_labels, read_volume, save_model, write_volume
 from medseg.models import create_model
-from medseg.targets import ExclusiveClasses, Target
+from medseg.targets import ExclusiveClasses, NestedClasses, Regions, Target
 
 LABELS = {"background": 0, "liver": 2, "lesion": 5}
 # Permuted, flipped and oblique, and no spacing a multiple of the plan's.
@@ -119,13 +119,25 @@ def test_channels_come_from_their_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.numpy(), preprocess(volume, trained.plan)[0], rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("binary", [False, True])
-def test_probabilities_are_decoded_as_ours(binary: bool) -> None:
+TUMOUR = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": 4}
+TUMOUR_REGIONS = {"whole": [2, 1, 4], "core": [1, 4], "enhancing": [4]}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        ExclusiveClasses(labels=LABELS),
+        ExclusiveClasses(labels={"background": 0, "organ": 7}, binary=True),
+        Regions(labels=TUMOUR, regions=TUMOUR_REGIONS),
+        NestedClasses(labels=TUMOUR, regions=TUMOUR_REGIONS),
+    ],
+    ids=["softmax", "binary", "regions", "nested"],
+)
+def test_probabilities_are_decoded_as_ours(target: ExclusiveClasses | Regions | NestedClasses) -> None:
     from monai.data import MetaTensor
 
-    labels = {"background": 0, "organ": 7} if binary else LABELS
-    target = ExclusiveClasses(labels=labels, binary=binary)
-    config = inference_config(member(target, labels=labels))
+    torch.manual_seed(0)
+    config = inference_config(member(target, labels=target.labels))
     steps = [
         t for t in parsed(config, "postprocessing").transforms if type(t).__name__ not in ("Invertd", "SaveImaged")
     ]
@@ -134,6 +146,7 @@ def test_probabilities_are_decoded_as_ours(binary: bool) -> None:
     for step in steps:
         data = step(data)
     expected = target.decode(target.activate(logits))
+    assert len(expected.unique()) == len(target.labels)
     assert torch.equal(data["pred"].as_tensor()[0].to(expected.dtype), expected[0])
 
 
