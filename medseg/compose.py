@@ -13,6 +13,8 @@ from medseg.errors import BadDataset, UsageError, nearest
 PATHS = (
     "input",
     "output",
+    "adapter",
+    "encoder_weights",
     "predictions",
     "references",
     "a",
@@ -24,7 +26,7 @@ PATHS = (
     "data.split_file",
     "plan.file",
 )
-VERBS = ("check", "prepare", "train", "predict", "evaluate", "compare", "export", "models")
+VERBS = ("check", "prepare", "train", "adapt", "predict", "evaluate", "compare", "export", "models", "skips")
 
 
 def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:

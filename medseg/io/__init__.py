@@ -1,5 +1,6 @@
 """Files: the only place that opens them, and the only door for unpickling, extracting and loading weights."""
 
+from medseg.io.adapter_folder import find_adapter, load_adapter, model_fingerprint, save_adapter
 from medseg.io.archives import extract
 from medseg.io.arrays import load_array, save_array
 from medseg.io.atomic import atomic_path, require_writable, write_json, write_text
@@ -9,7 +10,7 @@ from medseg.io.dicom_seg import write_dicom_seg
 from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
 from medseg.io.memory import free_memory
-from medseg.io.model_folder import load_model, save_model
+from medseg.io.model_folder import load_model, load_tensors, save_model
 from medseg.io.onnx_folder import holds_onnx, load_onnx, save_onnx
 from medseg.io.readers import (
     finite_voxels,
@@ -31,22 +32,27 @@ __all__ = [
     "download",
     "extract",
     "file_ending",
+    "find_adapter",
     "finite_voxels",
     "free_memory",
     "from_canonical",
     "holds_dicom",
     "holds_onnx",
     "label_ending",
+    "load_adapter",
     "load_array",
     "load_checkpoint",
     "load_model",
     "load_onnx",
+    "load_tensors",
+    "model_fingerprint",
     "read_channels",
     "read_geometry",
     "read_json",
     "read_labels",
     "read_volume",
     "require_writable",
+    "save_adapter",
     "save_array",
     "save_checkpoint",
     "save_model",

@@ -50,7 +50,7 @@ def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UsageError: written by a newer medseg.
     """
     weights, description = read_model(folder, WEIGHTS)
-    return _tensors(weights, Path(folder) / WEIGHTS), description
+    return tensors_from(weights, Path(folder) / WEIGHTS), description
 
 
 def write_model(folder: str | Path, name: str, weights: bytes, description: Mapping[str, Any]) -> None:
@@ -112,7 +112,30 @@ def _names_code(data: Any) -> bool:
     return isinstance(data, list) and any(map(_names_code, data))
 
 
-def _tensors(weights: bytes, path: Path) -> dict[str, Tensor]:
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Named tensors of a .safetensors file, or of a PyTorch file that holds nothing else (.pt, .pth, .bin).
+
+    Raises:
+        UnreadableFile: missing or damaged.
+        UnsafeArtefact: a file that could run code.
+    """
+    from torch import Tensor
+
+    from medseg.io.checkpoint import load_checkpoint
+
+    path = Path(path)
+    if not path.is_file():
+        raise UnreadableFile("there is no such file", path=path, fix="check the path")
+    if path.suffix.lower() == ".safetensors":
+        return tensors_from(path.read_bytes(), path)
+    content = load_checkpoint(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UnreadableFile("does not hold named tensors only", path=path, fix="save the state dict alone")
+    return dict(state)
+
+
+def tensors_from(weights: bytes, path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.encoders import NamedEncoder
 from medseg.blocks.residual import ResidualBlock
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath
@@ -42,7 +43,8 @@ class UNet(nn.Module):
         decoder_blocks_per_stage: convolutions of each decoder stage.
         norm: ``"instance"``, ``"batch"``, ``"group"`` or ``"none"``.
         activation: ``"leaky_relu"`` (slope 0.01) or ``"relu"``.
-        encoder: ``"plain"`` convolutions or ``"residual"`` blocks.
+        encoder: ``"plain"`` convolutions, ``"residual"`` blocks, or a backbone by name, ``"vovnet/27_slim"`` or
+            ``"timm/resnet34"``, which then decides strides and channels of all levels but the finest.
         downsample: ``"stride"`` of the stage's first convolution, or ``"maxpool"`` before it.
         deep_supervision: in training, return logits of every decoder resolution but the lowest, finest first.
         dropout: probability of zeroing an element after each activation.
@@ -74,19 +76,27 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         steps = resolve_strides(strides, depth, spatial_dims)
-        stages = len(steps)
-        channels = stage_channels(base_channels, max_channels, stages)
+        channels = stage_channels(base_channels, max_channels, len(steps))
         layers = {"norm": norm, "activation": activation, "dropout": dropout}
+        if "/" in encoder:
+            backbone = NamedEncoder(
+                encoder, spatial_dims=spatial_dims, in_channels=in_channels, base_channels=base_channels, layers=layers
+            )
+            self.encoder: nn.Module = backbone
+            channels, steps = backbone.channels, backbone.strides
+        else:
+            self.encoder = Encoder(
+                spatial_dims, in_channels, channels, steps, blocks_per_stage, encoder, downsample, layers
+            )
         self.divisor = total_stride(steps)
-        self.encoder = Encoder(
-            spatial_dims, in_channels, channels, steps, blocks_per_stage, encoder, downsample, layers
-        )
         path = SkipPath(skips, spatial_dims=spatial_dims, channels=channels, decoder_channels=channels[:-1])
         self.decoder = Decoder(spatial_dims, channels, steps, decoder_blocks_per_stage, path.out_channels, layers)
-        heads = max(1, stages - 2) if deep_supervision else 1
+        heads = max(1, len(steps) - 2) if deep_supervision else 1
         self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in channels[:heads])
-        initialise(self, activation)
-        self.skips = path  # after the initialisation: its parts start as they need to
+        for part in (self.encoder, self.decoder, self.heads):
+            if not isinstance(part, NamedEncoder):  # a backbone starts as its own family does
+                initialise(part, activation)
+        self.skips = path
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.start_as_shortcut()
@@ -122,7 +132,8 @@ class Encoder(nn.Module):
         if len(counts) != len(channels) or min(counts) < 1:
             raise UsageError(f"blocks_per_stage is {counts} (needs {len(channels)} numbers of at least 1)")
         if kind not in BLOCKS:
-            raise UsageError(f"unknown encoder '{kind}': {nearest(kind, BLOCKS)}")
+            known = [*BLOCKS, "vovnet/NAME", "timm/NAME"]
+            raise UsageError(f"unknown encoder '{kind}': {nearest(kind, known)}")
         if downsample not in ("stride", "maxpool"):
             raise UsageError(f"unknown downsample '{downsample}': {nearest(downsample, ('stride', 'maxpool'))}")
         self.stem, previous = nn.Sequential(), in_channels

@@ -24,6 +24,7 @@ from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
     choose_folds,
     fit_patch,
+    load_encoder,
     make_data,
     make_folds,
     make_profile,
@@ -101,6 +102,7 @@ def fit_fold(
     target = make_target(cfg["target"], plan)
     arguments = model_arguments(cfg["model"], plan, target)
     network = create_model(**arguments)
+    load_encoder(network, cfg["encoder_weights"])
     plan = fit_patch(plan, network)
     task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
+from medseg.blocks.encoders import NamedEncoder
 from medseg.data.augment import make_augmentation
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import Plan
@@ -20,6 +21,7 @@ from medseg.data.sampling import PatchDataset
 from medseg.data.splits import make_splits
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import UsageError
+from medseg.io import load_tensors
 from medseg.models import MODELS
 from medseg.targets import TARGETS, Target, build_target
 from medseg.training.loader import TrainingData, choose_loader_workers
@@ -85,6 +87,21 @@ def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, A
     if "depth" in given:
         del decided["strides"]
     return {**{key: value for key, value in decided.items() if key in known}, **given}
+
+
+def load_encoder(network: nn.Module, path: str | Path | None) -> None:
+    """Load ``encoder_weights`` into a network whose encoder is a named backbone.
+
+    Raises:
+        UsageError: it has another encoder.
+        InputRefused: the weights are of another backbone.
+    """
+    if path is None:
+        return
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, NamedEncoder):
+        raise UsageError("encoder_weights needs a named encoder", fix="e.g. model=unet model.encoder=timm/resnet34")
+    encoder.load_backbone(load_tensors(path))
 
 
 def fit_patch(plan: Plan, network: nn.Module) -> Plan:

@@ -39,6 +39,8 @@ class SkipScale(SkipEdit):
         UsageError: `per_level` does not have a factor for every level.
     """
 
+    neutral_at_init = True
+
     def __init__(
         self,
         *,
