@@ -18,11 +18,13 @@ COMMANDS = {
     "prepare": ("medseg.data.prepare", "prepare_command", "fingerprint, plan and preprocess a dataset"),
     "pretrain": ("medseg.training.pretrain", "pretrain_command", "train an encoder on images without labels"),
     "train": ("medseg.training", "train_command", "train a network and validate it"),
+    "adapt": ("medseg.training.adapting", "adapt_command", "fit a part of a trained model to a new site"),
     "predict": ("medseg.inference", "predict_folder", "segment files with a trained model"),
     "evaluate": ("medseg.evaluate_model", "evaluate_command", "compare predictions with references"),
     "compare": ("medseg.evaluation.compare_command", "compare_command", "test evaluations against each other"),
     "export": ("medseg.inference.export", "export_command", "write a model for ONNX Runtime or MONAI"),
     "models": ("medseg.models", "models_command", "list the architectures"),
+    "skips": ("medseg.models.skip_table", "skips_command", "list the parts of skip paths and what they cost"),
 }
 FLAGS = """flags:
   -h, --help          this text, or the keys of a verb

@@ -13,6 +13,7 @@ from medseg.errors import BadDataset, UsageError, nearest
 PATHS = (
     "input",
     "output",
+    "adapter",
     "predictions",
     "references",
     "a",
@@ -27,7 +28,19 @@ PATHS = (
     "data.split_file",
     "plan.file",
 )
-VERBS = ("check", "prepare", "pretrain", "train", "predict", "evaluate", "compare", "export", "models")
+VERBS = (
+    "check",
+    "prepare",
+    "pretrain",
+    "train",
+    "adapt",
+    "predict",
+    "evaluate",
+    "compare",
+    "export",
+    "models",
+    "skips",
+)
 
 
 def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:

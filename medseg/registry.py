@@ -22,15 +22,16 @@ class Registry(Generic[T]):
     """Factories of one kind, found by name.
 
     Modules of `package` register themselves when first asked for, so adding a file is enough to add a part;
-    other distributions add theirs through the entry-point group of the same name as the package.
+    other distributions add theirs through the entry-point group of the same name as the package, or through `group`.
 
     Args:
         kind: the word used in error messages, e.g. ``"model"``.
         package: dotted name of the package whose modules register their parts, e.g. ``"medseg.models"``.
+        group: of entry points, where one package serves several registries.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+        self.kind, self.package, self.group = kind, package, group or package
         self._factories: dict[str, Callable[..., T]] = {}
         self._discovered = False
 
@@ -76,5 +77,5 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        for entry in entry_points(group=self.package):
+        for entry in entry_points(group=self.group):
             self.register(entry.name)(entry.load())

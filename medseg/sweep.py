@@ -30,7 +30,7 @@ def sweep(verb: str, overrides: Sequence[str], config_dir: str | None = None) ->
         else:
             swept.extend(_whole_path(word))
     jobs = _split(swept)
-    if verb == "train":
+    if verb in ("train", "adapt"):
         jobs = [[*job, f"run_dir={base}/{number}"] for number, job in enumerate(jobs)]
     return [(job, compose(verb, job, config_dir)) for job in jobs]
 

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipSettings
+from medseg.blocks.skip.path import SkipPath, skip_conditions
 from medseg.models import MODELS
 from medseg.models.table import describe
 from medseg.targets import Target, build_target
@@ -44,6 +46,18 @@ TINY: dict[str, Any] = {
 def model_cases() -> list[tuple[str, int]]:
     """(name, spatial_dims) of every registered model in every dimension that it takes: what a contract test sweeps."""
     return [(name, dims) for name in MODELS.names() for dims in describe(name).spatial_dims]
+
+
+def host_cases() -> list[tuple[str, int]]:
+    """Those of `model_cases` that host skip paths, which a model says by taking the argument `skips`."""
+    return [(name, dims) for name, dims in model_cases() if "skips" in MODELS.arguments(name)]
+
+
+def skip_cases() -> list[tuple[str, str]]:
+    """(role, name) of every registered skip part that works on images."""
+    merges = [name for name in MERGES.names() if not getattr(MERGES.get(name), "takes_graph", False)]
+    parts = {"pyramid": PYRAMID.names(), "edit": EDITS.names(), "merge": merges}
+    return [(role, name) for role, names in parts.items() for name in names]
 
 
 def tiny_arguments(name: str, spatial_dims: int) -> dict[str, Any]:
@@ -136,6 +150,76 @@ def check_state_round_trip(model: nn.Module, image: Tensor) -> None:
         other.load_state_dict(load_file(path))
     with torch.no_grad():
         assert torch.equal(model(image), other.eval()(image)), "the state dict does not hold all of the model's state"
+
+
+class PathAlone(nn.Module):
+    """A skip path between random features: image (B, C, *S) -> the joined features, flat, (B, N)."""
+
+    def __init__(self, settings: SkipSettings, spatial_dims: int, channels: Sequence[int] = (4, 6, 8)) -> None:
+        super().__init__()
+        self.skips = SkipPath(settings, spatial_dims=spatial_dims, channels=channels, decoder_channels=channels[:-1])
+
+    def features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Skips and decoder features at the image's size and two odd smaller ones, made of the image alone."""
+        sizes = [[-(-s // 2**level) for s in image.shape[2:]] for level in range(len(self.skips.channels))]
+        maps = [nn.functional.interpolate(image, size=size, mode="nearest") for size in sizes]
+        parts = [torch.cat([x.roll(i, -1).sin() * (i + 1) for i in range(8)], 1) for x in maps]
+        skips = [x[:, :c] for x, c in zip(parts, self.skips.channels, strict=True)]
+        return skips, [skip.flip(-1) for skip in skips[:-1]]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """All joined features and the bottleneck."""
+        features, decoder = self.features(image)
+        features = self.skips(features)
+        joined = [self.skips.join(i, features[i], x) for i, x in enumerate(decoder)]
+        return torch.cat([x.flatten(1) for x in (*joined, features[-1])], dim=1)
+
+
+def check_skip(role: str, setting: Any, *, spatial_dims: int) -> None:
+    """Check the contract of a skip part, on features of three levels with odd sizes.
+
+    Shapes are kept, channels are those promised; a part that says so is neutral at first, bit for bit; gradients are
+    finite and reach every parameter; evaluation is repeatable and depends on no other sample; the state holds
+    everything.
+
+    Args:
+        role: ``"pyramid"``, ``"edit"`` or ``"merge"``.
+        setting: name of the part, or a mapping with ``name`` and arguments.
+        spatial_dims: 2 or 3.
+    """
+    generator = torch.Generator().manual_seed(0)
+    alone = PathAlone({role: setting}, spatial_dims)
+    image = torch.randn((2, 1, *(9, 7, 5)[:spatial_dims]), generator=generator)
+    conditions = {
+        name: torch.randn((2, n, *image.shape[2:]), generator=generator) for name, n in alone.skips.needs.items()
+    }
+    features, decoder = alone.features(image)
+    with skip_conditions(alone, **conditions):
+        _check_shapes(alone.skips.eval(), features, decoder)
+        if any(getattr(part, "neutral_at_init", False) for part in alone.skips.modules()):
+            assert torch.equal(alone(image), PathAlone(None, spatial_dims)(image)), (
+                "the untrained part changes features"
+            )
+        _perturb(alone, generator)
+        alone.train()(image.clone().requires_grad_()).square().mean().backward()
+        for name, parameter in alone.named_parameters():
+            assert parameter.grad is not None, f"parameter {name} gets no gradient"
+            assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+            assert parameter.grad.any(), f"the gradient of {name} is all zero"
+        check_state_round_trip(alone, image)
+        with torch.no_grad():
+            assert torch.equal(alone(image), alone(image)), "evaluation is not deterministic"
+            whole = alone(image)
+    with skip_conditions(alone, **{name: tensor[1:] for name, tensor in conditions.items()}), torch.no_grad():
+        assert torch.allclose(alone(image[1:]), whole[1:], rtol=1e-4, atol=1e-5), "a sample depends on another"
+
+
+def _check_shapes(path: SkipPath, features: Sequence[Tensor], decoder: Sequence[Tensor]) -> None:
+    changed = path(features)
+    assert [x.shape for x in changed] == [x.shape for x in features], "features change their shape"
+    for level, x in enumerate(decoder):
+        expected = (len(x), path.out_channels[str(level)], *x.shape[2:])
+        assert path.join(level, changed[level], x).shape == expected, f"level {level} is not joined to shape {expected}"
 
 
 def check_target(target: Target, label: Tensor) -> None:

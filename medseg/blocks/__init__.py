@@ -1,1 +1,5 @@
-"""Reusable parts of networks, by family: norm, conv, stages, skip/."""
+"""Reusable parts of networks, by family: norm, conv, stages, encoders, skip/."""
+
+from medseg.blocks.vovnet import OneShotAggregation, vovnet_encoder
+
+__all__ = ["OneShotAggregation", "vovnet_encoder"]

@@ -32,12 +32,13 @@ def upsample_conv(
 
 
 class ConvNormAct(nn.Module):
-    """3x3(x3) convolution, normalisation, activation, dropout.
+    """Convolution, normalisation, activation, dropout.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the input.
         out_channels: channels of the output.
+        kernel: of the convolution, an odd number.
         stride: of the convolution, one number or one per axis.
         norm: see `medseg.blocks.norm.make_norm`.
         activation: ``"leaky_relu"`` or ``"relu"``.
@@ -51,6 +52,7 @@ class ConvNormAct(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
+        kernel: int = 3,
         stride: Stride = 1,
         norm: str = "instance",
         activation: str = "leaky_relu",
@@ -59,7 +61,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         bias = norm == "none" if bias is None else bias
-        self.conv = conv(spatial_dims, in_channels, out_channels, stride=stride, bias=bias)
+        self.conv = conv(spatial_dims, in_channels, out_channels, kernel=kernel, stride=stride, bias=bias)
         self.norm, self.act = make_norm_act(norm, activation, spatial_dims, out_channels)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg.data.case_files import CHANNEL
 from medseg.data.case import Case
+from medseg.data.case_files import CHANNEL
 from medseg.data.layouts import LABELS, find_layout
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan

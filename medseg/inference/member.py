@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from medseg.data.plan import Plan
 from medseg.device import DeviceProfile
 from medseg.errors import UnreadableFile
+from medseg.inference.adapter import adapted, base_of
 from medseg.inference.memory import activation_bytes
 from medseg.inference.onnx_network import OnnxNetwork
-from medseg.io import holds_onnx, load_model, load_onnx
+from medseg.io import find_adapter, holds_onnx, load_model, load_onnx
 from medseg.models import create_model
 from medseg.models.slices import with_slices
 from medseg.targets import Target, build_target
@@ -85,15 +86,25 @@ def model_folders(folder: Path) -> list[Path]:
     return folds if folds and not (folder / "model.json").exists() else [folder]
 
 
-def load_member(folder: Path, profile: DeviceProfile) -> Member:
+def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None = None) -> Member:
     """Rebuild a network from a model folder, in torch or in ONNX Runtime, and put it on the device to evaluate.
+
+    Args:
+        folder: a model, or an adapter that names its base model.
+        profile: where it runs.
+        adapter: what ``medseg adapt`` made of this model.
 
     Raises:
         UnreadableFile: the weights are not those of the model that the folder names.
+        UsageError: the adapter is of another model.
     """
-    if holds_onnx(folder):
+    if adapter is None and find_adapter(folder):
+        folder, adapter = base_of(folder), folder
+    if holds_onnx(folder) and adapter is None:
         return _load_onnx_member(folder, profile)
     state, description = load_model(folder)
+    if adapter is not None:
+        state, description = adapted(folder, state, description, adapter)
     plan, target = _described(description, folder)
     network = create_model(**description["model"])
     try:

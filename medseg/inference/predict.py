@@ -144,6 +144,7 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
     models = [cfg["model"]] if isinstance(cfg["model"], str) else list(cfg["model"])
     predictor = Predictor.from_pretrained(
         models,
+        adapter=cfg["adapter"],
         device=cfg["device"],
         precision=cfg["precision"],
         threads=cfg["threads"],

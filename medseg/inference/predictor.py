@@ -116,6 +116,7 @@ class Predictor:
         cls,
         folder: str | Path | Sequence[str | Path],
         *,
+        adapter: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
@@ -133,12 +134,15 @@ class Predictor:
     ) -> Predictor:
         """Load model folders; a run of several folds, or several folders, become an ensemble. No code is executed.
 
+        With `adapter`, what ``medseg adapt`` made of the model is put on top; an adapter's folder names its model.
+
         Raises:
-            UnreadableFile, UnsafeArtefact, UsageError: as `medseg.io.load_model`, and for weights of another model.
+            UnreadableFile, UnsafeArtefact, UsageError: as `medseg.io.load_model`, and for weights or an adapter of
+                another model.
         """
         profile = choose_profile(device, precision, threads=threads)
         given = [folder] if isinstance(folder, str | Path) else list(folder)
-        members = [load_member(found, profile) for one in given for found in model_folders(Path(one))]
+        members = [load_member(found, profile, adapter) for one in given for found in model_folders(Path(one))]
         return cls(
             members,
             overlap=overlap,

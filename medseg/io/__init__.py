@@ -1,5 +1,6 @@
 """Files: the only place that opens them, and the only door for unpickling, extracting and loading weights."""
 
+from medseg.io.adapter_folder import find_adapter, load_adapter, model_fingerprint, save_adapter
 from medseg.io.archives import extract
 from medseg.io.arrays import load_array, save_array
 from medseg.io.atomic import atomic_path, require_writable, write_json, write_text
@@ -33,22 +34,26 @@ __all__ = [
     "download",
     "extract",
     "file_ending",
+    "find_adapter",
     "finite_voxels",
     "free_memory",
     "from_canonical",
     "holds_dicom",
     "holds_onnx",
     "label_ending",
+    "load_adapter",
     "load_array",
     "load_checkpoint",
     "load_model",
     "load_onnx",
+    "model_fingerprint",
     "read_channels",
     "read_geometry",
     "read_json",
     "read_labels",
     "read_volume",
     "require_writable",
+    "save_adapter",
     "save_array",
     "save_checkpoint",
     "save_model",

@@ -50,7 +50,7 @@ def load_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UsageError: written by a newer medseg.
     """
     weights, description = read_model(folder, WEIGHTS)
-    return _tensors(weights, Path(folder) / WEIGHTS), description
+    return tensors_from(weights, Path(folder) / WEIGHTS), description
 
 
 def write_model(folder: str | Path, name: str, weights: bytes, description: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ def _names_code(data: Any) -> bool:
     return isinstance(data, list) and any(map(_names_code, data))
 
 
-def _tensors(weights: bytes, path: Path) -> dict[str, Tensor]:
+def tensors_from(weights: bytes, path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 

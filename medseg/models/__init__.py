@@ -25,6 +25,8 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     Raises:
         UsageError: for an unknown name or argument, naming the nearest known one.
     """
+    if "skip" in arguments and "skips" not in arguments and "skip" not in MODELS.arguments(name):
+        arguments["skips"] = arguments.pop("skip")  # as model folders of the first versions name it
     return MODELS.build(name, **arguments)
 
 

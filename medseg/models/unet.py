@@ -11,13 +11,15 @@ code, and their parameter counts, 7,759,521 and 9,282,246 for one input and one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.encoders import NamedEncoder
 from medseg.blocks.residual import ResidualBlock
-from medseg.blocks.skip import MERGES
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import SkipPath
 from medseg.blocks.stages import Strides, check_size, resolve_strides, stage_channels, total_stride
 from medseg.errors import UsageError, nearest
 from medseg.models import MODELS
@@ -41,11 +43,12 @@ class UNet(nn.Module):
         decoder_blocks_per_stage: convolutions of each decoder stage.
         norm: ``"instance"``, ``"batch"``, ``"group"`` or ``"none"``.
         activation: ``"leaky_relu"`` (slope 0.01) or ``"relu"``.
-        encoder: ``"plain"`` convolutions or ``"residual"`` blocks.
+        encoder: ``"plain"`` convolutions, ``"residual"`` blocks, or a backbone by name, ``"vovnet/27_slim"`` or
+            ``"timm/resnet34"``, which then decides strides and channels of all levels but the finest.
         downsample: ``"stride"`` of the stage's first convolution, or ``"maxpool"`` before it.
         deep_supervision: in training, return logits of every decoder resolution but the lowest, finest first.
         dropout: probability of zeroing an element after each activation.
-        skip: merge of a skip with the decoder, see `medseg.blocks.skip`.
+        skips: the skip path, by name of its merge or in full, see `medseg.blocks.skip`. None: concatenation.
 
     Raises:
         UsageError: for unknown names or contradicting settings.
@@ -69,21 +72,31 @@ class UNet(nn.Module):
         downsample: str = "stride",
         deep_supervision: bool = False,
         dropout: float = 0.0,
-        skip: str = "concat",
+        skips: SkipSettings = None,
     ) -> None:
         super().__init__()
         steps = resolve_strides(strides, depth, spatial_dims)
-        stages = len(steps)
-        channels = stage_channels(base_channels, max_channels, stages)
+        channels = stage_channels(base_channels, max_channels, len(steps))
         layers = {"norm": norm, "activation": activation, "dropout": dropout}
+        if "/" in encoder:
+            backbone = NamedEncoder(
+                encoder, spatial_dims=spatial_dims, in_channels=in_channels, base_channels=base_channels, layers=layers
+            )
+            self.encoder: nn.Module = backbone
+            channels, steps = backbone.channels, backbone.strides
+        else:
+            self.encoder = Encoder(
+                spatial_dims, in_channels, channels, steps, blocks_per_stage, encoder, downsample, layers
+            )
         self.divisor = total_stride(steps)
-        self.encoder = Encoder(
-            spatial_dims, in_channels, channels, steps, blocks_per_stage, encoder, downsample, layers
-        )
-        self.decoder = Decoder(spatial_dims, channels, steps, decoder_blocks_per_stage, skip, layers)
-        heads = max(1, stages - 2) if deep_supervision else 1
+        path = SkipPath(skips, spatial_dims=spatial_dims, channels=channels, decoder_channels=channels[:-1])
+        self.decoder = Decoder(spatial_dims, channels, steps, decoder_blocks_per_stage, path.out_channels, layers)
+        heads = max(1, len(steps) - 2) if deep_supervision else 1
         self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in channels[:heads])
-        initialise(self, activation)
+        for part in (self.encoder, self.decoder, self.heads):
+            if not isinstance(part, NamedEncoder):  # a backbone starts as its own family does
+                initialise(part, activation)
+        self.skips = path
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.start_as_shortcut()
@@ -94,7 +107,7 @@ class UNet(nn.Module):
         In training with deep supervision: a list of logits, finest first, each at its decoder stage's resolution.
         """
         check_size(image, self.divisor)
-        features = self.decoder(self.encoder(image))
+        features = self.decoder(self.skips(self.encoder(image)), self.skips)
         if self.training and len(self.heads) > 1:
             return [head(x) for head, x in zip(self.heads, features, strict=False)]
         return self.heads[0](features[0])
@@ -119,7 +132,8 @@ class Encoder(nn.Module):
         if len(counts) != len(channels) or min(counts) < 1:
             raise UsageError(f"blocks_per_stage is {counts} (needs {len(channels)} numbers of at least 1)")
         if kind not in BLOCKS:
-            raise UsageError(f"unknown encoder '{kind}': {nearest(kind, BLOCKS)}")
+            known = [*BLOCKS, "vovnet/NAME", "timm/NAME"]
+            raise UsageError(f"unknown encoder '{kind}': {nearest(kind, known)}")
         if downsample not in ("stride", "maxpool"):
             raise UsageError(f"unknown downsample '{downsample}': {nearest(downsample, ('stride', 'maxpool'))}")
         self.stem, previous = nn.Sequential(), in_channels
@@ -154,23 +168,21 @@ class Decoder(nn.Module):
         channels: Sequence[int],
         strides: Sequence[Sequence[int]],
         convs: int,
-        skip: str,
+        merged: Mapping[str, int],
         layers: dict,
     ) -> None:
         super().__init__()
-        self.up, self.merge, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for width, below, stride in zip(channels, channels[1:], strides[1:], strict=False):
+        self.up, self.stages = nn.ModuleList(), nn.ModuleList()
+        for level, (width, below, stride) in enumerate(zip(channels, channels[1:], strides[1:], strict=False)):
             self.up.append(upsample_conv(spatial_dims, below, width, stride))
-            merge = MERGES.build(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
-            self.merge.append(merge)
-            inputs = [merge.out_channels] + [width] * (convs - 1)
+            inputs = [merged[str(level)]] + [width] * (convs - 1)
             self.stages.append(nn.Sequential(*(ConvNormAct(spatial_dims, c, width, **layers) for c in inputs)))
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Encoder features, finest first -> decoder features, finest first, one fewer."""
+    def forward(self, features: Sequence[Tensor], skips: SkipPath) -> list[Tensor]:
+        """Encoder features and the path that joins them -> decoder features, one fewer; finest first."""
         x, out = features[-1], []
         for level in reversed(range(len(self.stages))):
-            x = self.stages[level](self.merge[level](features[level], self.up[level](x)))
+            x = self.stages[level](skips.join(level, features[level], self.up[level](x)))
             out.append(x)
         return out[::-1]
 
@@ -191,7 +203,7 @@ def unet_resenc(
     norm: str = "instance",
     deep_supervision: bool = False,
     dropout: float = 0.0,
-    skip: str = "concat",
+    skips: SkipSettings = None,
 ) -> UNet:
     """U-Net with a residual encoder and a light decoder.
 
@@ -203,7 +215,7 @@ def unet_resenc(
     return UNet(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=base_channels,
         max_channels=max_channels, strides=steps, norm=norm, deep_supervision=deep_supervision, dropout=dropout,
-        skip=skip, encoder="residual", blocks_per_stage=([1, 3, 4] + [6] * len(steps))[: len(steps)],
+        skips=skips, encoder="residual", blocks_per_stage=([1, 3, 4] + [6] * len(steps))[: len(steps)],
         decoder_blocks_per_stage=1,
     )  # fmt: skip
 
@@ -218,6 +230,7 @@ def unet_classic(
     strides: Strides | None = None,
     depth: int | None = None,
     dropout: float = 0.5,
+    skips: SkipSettings = None,
 ) -> UNet:
     """U-Net as in the UNet++ paper: max pooling, ReLU, dropout.
 
@@ -229,18 +242,24 @@ def unet_classic(
     return UNet(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=base_channels,
         max_channels=base_channels * 2 ** len(steps), strides=steps, norm="none", activation="relu",
-        downsample="maxpool", dropout=dropout,
+        downsample="maxpool", dropout=dropout, skips=skips,
     )  # fmt: skip
 
 
 @MODELS.register("unet_wide")
 def unet_wide(
-    *, spatial_dims: int = 2, in_channels: int = 1, out_channels: int = 1, strides: Strides | None = None
+    *,
+    spatial_dims: int = 2,
+    in_channels: int = 1,
+    out_channels: int = 1,
+    strides: Strides | None = None,
+    skips: SkipSettings = None,
 ) -> UNet:
     """`unet_classic` with 35..560 channels, about as large as UNet++.
 
     Source: Zhou et al. 2019, arXiv 1912.05074
     """
     return unet_classic(
-        spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=35, strides=strides
-    )
+        spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=35,
+        strides=strides, skips=skips,
+    )  # fmt: skip

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import SkipPath, SkipSite
 from medseg.blocks.stages import Strides, check_size, resolve_strides, stage_channels, total_stride
 from medseg.errors import UsageError, nearest
 from medseg.models import MODELS
@@ -61,12 +63,16 @@ class UNetPlusPlus(nn.Module):
         inference: what evaluation returns: the logits of the ``"last"`` head, of head k (1..depth; deeper nodes are not
             computed), or of the ``"ensemble"``: the mean of the heads' probabilities, given as the logits that the same
             activation turns into that mean, so that targets and exported models need not know of it.
+        skips: the skip paths, see `medseg.blocks.skip`: each decoder node has one of its own, whose skip is what the
+            node sees of its level; pyramid operations see the backbone X^{i,0}. None: concatenation, the paper's.
         probabilities: the activation that ``"ensemble"`` averages over: ``"softmax"`` or ``"sigmoid"``. None: softmax
             for two and more channels.
 
     Raises:
         UsageError: for unknown names or contradicting settings.
     """
+
+    encoder_names = ("nodes.?_0.*",)  # for `medseg.blocks.skip.attach.attach_skips`
 
     def __init__(
         self,
@@ -89,6 +95,7 @@ class UNetPlusPlus(nn.Module):
         conv_bias: bool = True,
         inference: str | int = "last",
         probabilities: str | None = None,
+        skips: SkipSettings = None,
     ) -> None:
         super().__init__()
         self.strides = resolve_strides(strides, depth, spatial_dims)
@@ -99,6 +106,7 @@ class UNetPlusPlus(nn.Module):
         width = stage_channels(base_channels, max_channels, self.depth + 1)
         layers = {"norm": norm, "activation": activation, "dropout": dropout, "bias": conv_bias}
         self.nodes, self.ups, self.heads = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        sites: dict[str, SkipSite] = {}
         previous = in_channels
         for i, stride in enumerate(self.strides):
             self.nodes[f"{i}_0"] = backbone_node(spatial_dims, previous, width[i], stride, downsample, layers)
@@ -109,13 +117,16 @@ class UNetPlusPlus(nn.Module):
                 self.ups[f"{i}_{j}"] = upsample_conv(
                     spatial_dims, width[i + 1], width[i], self.strides[i + 1], bias=bias
                 )
-            inputs = from_below + width[i] * (j if dense else 1)
-            self.nodes[f"{i}_{j}"] = double_conv(spatial_dims, inputs, width[i], layers)
+            sites[f"{i}_{j}"] = SkipSite(i, width[i] * (j if dense else 1), from_below)
+        path = SkipPath(skips, spatial_dims=spatial_dims, channels=width, sites=sites)
+        for name, site in sites.items():
+            self.nodes[name] = double_conv(spatial_dims, path.out_channels[name], width[site.level], layers)
         supervised = self.depth >= 4 if deep_supervision is None else deep_supervision
         for j in range(1 if supervised else self.depth, self.depth + 1):
             self.heads[str(j)] = conv(spatial_dims, width[0], out_channels, kernel=1, bias=bias)
         self.inference = inference
         initialise(self, activation)
+        self.skips = path  # after the initialisation: its parts start as they need to
 
     @property
     def inference(self) -> str | int:
@@ -149,30 +160,36 @@ class UNetPlusPlus(nn.Module):
 
     def top_nodes(self, image: Tensor, depth: int) -> list[Tensor]:
         """image (B, in_channels, *S) -> [X^{0,1}, ..., X^{0,depth}], computing only nodes with i + j <= `depth`."""
-        rows, x = [], image
-        for i in range(depth + 1):
+        backbone, x = [], image
+        for i in range((self.depth if self.skips.needs_all_features else depth) + 1):
             x = self.nodes[f"{i}_0"](x)
-            rows.append([x])
+            backbone.append(x)
+        rows = [[x] for x in self.skips(backbone)]
         for i, j in decoder_positions(depth):
             seen = rows[i] if self.dense else rows[i][-1:]
+            skip = torch.cat(seen, dim=1) if len(seen) > 1 else seen[0]
             below = self._up(rows[i + 1][j - 1], i, j)
-            rows[i].append(self.nodes[f"{i}_{j}"](torch.cat((below, *seen), dim=1)))
+            rows[i].append(self.nodes[f"{i}_{j}"](self.skips.join(f"{i}_{j}", skip, below)))
         return rows[0][1:]
 
     def prune(self, k: int) -> UNetPlusPlus:
         """The paper's pruned network L^k: only nodes with i + j <= k and head k, sharing this model's weights.
 
         Raises:
-            UsageError: when there is no head k, because it was not supervised or lies deeper than the network.
+            UsageError: when there is no head k, because it was not supervised or lies deeper than the network, or
+                when the skip path needs the levels that would go.
         """
         if str(k) not in self.heads:
             raise UsageError(f"cannot prune to depth {k} (the model has heads {', '.join(self.heads)})")
+        if self.skips.needs_all_features and k < self.depth:
+            raise UsageError(f"cannot prune to depth {k}: the skip path looks at all {self.depth + 1} levels")
         shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
         pruned = copy.deepcopy(self, shared)  # copies the structure; tensors already in the memo are not copied
         kept = {f"{i}_{j}" for i in range(k + 1) for j in range(k + 1 - i)}
         for parts, names in ((pruned.nodes, kept), (pruned.ups, kept), (pruned.heads, {str(k)})):
             for name in set(parts) - names:
                 del parts[name]
+        pruned.skips.keep_sites(kept)
         pruned.depth, pruned.strides = k, self.strides[: k + 1]
         pruned.divisor, pruned.inference = total_stride(pruned.strides), "last"
         return pruned
@@ -242,6 +259,7 @@ def unetpp_batchnorm(
     strides: Strides | None = None,
     deep_supervision: bool = False,
     inference: str | int = "last",
+    skips: SkipSettings = None,
 ) -> UNetPlusPlus:
     """UNet++ with batch normalisation and linear up-sampling.
 
@@ -252,7 +270,7 @@ def unetpp_batchnorm(
     return UNetPlusPlus(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, depth=depth,
         base_channels=base_channels, strides=strides, deep_supervision=deep_supervision, inference=inference,
-        norm="batch", upsample="linear", dropout=0.0,
+        norm="batch", upsample="linear", dropout=0.0, skips=skips,
     )  # fmt: skip
 
 
@@ -270,6 +288,7 @@ def unetpp_nnunet(
     deep_supervision: bool = True,
     dropout: float = 0.0,
     inference: str | int = "last",
+    skips: SkipSettings = None,
 ) -> UNetPlusPlus:
     """UNet++ with nnU-Net's layers, for volumes.
 
@@ -281,5 +300,5 @@ def unetpp_nnunet(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels,
         depth=5 if depth is None and strides is None else depth, base_channels=base_channels, max_channels=max_channels,
         strides=strides, norm=norm, deep_supervision=deep_supervision, dropout=dropout, inference=inference,
-        activation="leaky_relu", downsample="stride", bias=False,
+        activation="leaky_relu", downsample="stride", bias=False, skips=skips,
     )  # fmt: skip

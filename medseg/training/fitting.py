@@ -27,6 +27,7 @@ from medseg.training.setup import (
     choose_folds,
     fit_patch,
     lasting_arguments,
+    load_encoder,
     make_data,
     make_folds,
     make_profile,
@@ -106,10 +107,13 @@ def fit_fold(
     profile = make_profile(cfg["trainer"])
     target = make_target(cfg["target"], dataset)
     arguments = model_arguments(cfg["model"], plan, target.out_channels)
-    pretrained = load_pretrained(cfg["pretrained"]) if cfg["pretrained"] else None
+    from_run = cfg["pretrained"] and not Path(cfg["pretrained"]).is_file()
+    pretrained = load_pretrained(cfg["pretrained"]) if from_run else None
     if pretrained:
         arguments = pretrained.adopt(arguments, cfg["model"])
     network = create_model(**arguments)
+    if cfg["pretrained"] and pretrained is None:
+        load_encoder(network, cfg["pretrained"])
     start_heads(network, target)
     network = with_slices(network, plan.slice_axis)
     plan = fit_patch(plan, network)

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
+from medseg.blocks.encoders import NamedEncoder
 from medseg.data.augment import make_augmentation
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import Plan
@@ -21,6 +22,7 @@ from medseg.data.sampling import PatchDataset
 from medseg.data.splits import make_splits
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import UsageError
+from medseg.io.weights import read_weights
 from medseg.models import MODELS
 from medseg.targets import Target
 from medseg.targets.base import configure_target
@@ -107,6 +109,21 @@ def model_arguments(settings: Config, plan: Plan, out_channels: int) -> dict[str
 def lasting_arguments(arguments: Config) -> dict[str, Any]:
     """What builds the network again from its model folder: without the file that its first weights came from."""
     return {key: value for key, value in arguments.items() if key != "pretrained"}
+
+
+def load_encoder(network: nn.Module, path: str | Path) -> None:
+    """Load a file of weights into a network whose encoder is a named backbone.
+
+    Raises:
+        UsageError: it has another encoder.
+        InputRefused: the weights are of another backbone.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, NamedEncoder):
+        raise UsageError(
+            "a file of weights needs a named encoder", path=path, fix="e.g. model=unet model.encoder=timm/resnet34"
+        )
+    encoder.load_backbone(read_weights(path))
 
 
 def fit_patch(plan: Plan, network: nn.Module) -> Plan:

@@ -67,6 +67,7 @@ def required(verb):
     needed = {
         "predict": ["model=m", "input=i", "output=o"],
         "evaluate": ["predictions=p", "references=r"],
+        "adapt": ["model=m"],
         "export": ["model=m", "output=o"],
     }
     return needed.get(verb, [])

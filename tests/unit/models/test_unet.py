@@ -73,7 +73,7 @@ def test_resenc_has_the_papers_blocks_and_a_light_decoder() -> None:
 
 
 def test_skip_add_halves_the_decoders_input() -> None:
-    concat, add = (UNet(spatial_dims=2, base_channels=4, depth=1, skip=name) for name in ("concat", "add"))
+    concat, add = (UNet(spatial_dims=2, base_channels=4, depth=1, skips=name) for name in ("concat", "add"))
     assert concat.decoder.stages[0][0].conv.in_channels == 8
     assert add.decoder.stages[0][0].conv.in_channels == 4
 
@@ -93,7 +93,7 @@ def test_weights_are_he_normal_and_biases_zero() -> None:
         ({"activation": "relo"}, "did you mean 'relu'"),
         ({"encoder": "residul"}, "did you mean 'residual'"),
         ({"downsample": "pool"}, "maxpool"),
-        ({"skip": "concatenate"}, "did you mean 'concat'"),
+        ({"skips": "concatenate"}, "did you mean 'concat'"),
         ({"spatial_dims": 4}, "must be 2 or 3"),
         ({"strides": [2, 2]}, "the first with stride 1"),
         ({"strides": [1, [2, 2]]}, "needs 3 whole numbers"),

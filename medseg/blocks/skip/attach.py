@@ -1,0 +1,136 @@
+"""Attach parts to a trained network and choose what is trained; detached, the network is as before, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import skip_path, skip_settings
+from medseg.errors import UsageError, nearest
+
+TRAIN = ("skips", "head", "skips+head", "decoder", "all")
+ENCODER, HEAD = ("encoder.*",), ("heads.*",)  # unless the model says otherwise: encoder_names, head_names
+
+
+@dataclass
+class Attachment:
+    """What `detach_skips` needs: how the path ended before, and the host's state that training can change."""
+
+    pyramid: int
+    edits: int
+    state: dict[str, Tensor]
+    trainable: dict[str, bool]
+    hook: RemovableHandle
+
+
+def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str = "skips") -> list[str]:
+    """Append pyramid operations and edits to a model's skip path, and freeze all that is not to be trained.
+
+    Frozen batch normalisation keeps to its running statistics, in training too. Activations of a frozen encoder are
+    not kept in memory.
+
+    Args:
+        model: hosts a skip path, e.g. a trained model.
+        settings: ``{"pyramid": [...], "edit": [...]}``; a merge cannot be exchanged, as channels depend on it.
+        train: ``"skips"``: what is attached; ``"head"``: the last layers; ``"skips+head"``; ``"decoder"``: all but the
+            encoder; ``"all"``.
+
+    Returns:
+        Names of the parameters to train; their ``requires_grad`` is set.
+
+    Raises:
+        UsageError: something is attached already, a merge is given, nothing is left to train, or a name is unknown.
+    """
+    path = skip_path(model)
+    if train not in TRAIN:
+        raise UsageError(f"unknown train '{train}': {nearest(train, TRAIN)}")
+    if attachment(model) is not None:
+        raise UsageError("the model has skips attached already", fix="call detach_skips first")
+    if isinstance(settings, str) or "merge" in (settings or {}):
+        raise UsageError(
+            "a merge cannot be attached to a trained model, as its channels depend on it", fix="train anew"
+        )
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    before = len(path.pyramid), len(path.edits)
+    path.extend(settings)
+    parameters = dict(model.named_parameters())
+    trained = [name for name in parameters if _is_trained(model, name, name not in trainable, train)]
+    if not trained:
+        path.pyramid, path.edits = path.pyramid[: before[0]], path.edits[: before[1]]
+        raise UsageError(f"train={train} leaves nothing to train", fix="attach an edit that has parameters")
+    kept = {name for name, tensor in model.state_dict().items() if name in trainable and name in trained}
+    kept |= _statistics(model, set(trained))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items() if name in kept}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    hook = model.register_forward_pre_hook(_hold_frozen_statistics)
+    path.attached = Attachment(*before, state, trainable, hook)
+    return trained
+
+
+def detach_skips(model: nn.Module) -> None:
+    """Remove what `attach_skips` attached and restore the weights that were trained; nothing attached: do nothing."""
+    path, attached = skip_path(model), attachment(model)
+    if attached is None:
+        return
+    path.pyramid, path.edits = path.pyramid[: attached.pyramid], path.edits[: attached.edits]
+    path.pyramid_levels = path.pyramid_levels[: attached.pyramid]
+    state = model.state_dict()
+    for name, tensor in attached.state.items():
+        state[name].copy_(tensor)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(attached.trainable[name])
+    attached.hook.remove()
+    path.attached = None
+
+
+def attachment(model: nn.Module) -> Attachment | None:
+    """What is attached to a model, if anything."""
+    return cast("Attachment | None", skip_path(model).attached)
+
+
+def changed_state(model: nn.Module, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries of a model's state that are new or differ from the base's: what an adapter has to hold."""
+    state = model.state_dict()
+    return {name: tensor for name, tensor in state.items() if name not in base or not tensor.equal(base[name])}
+
+
+def add_settings(settings: SkipSettings, more: SkipSettings) -> dict[str, Any]:
+    """Settings of a path with others attached to it."""
+    first, second = skip_settings(settings), skip_settings(more)
+    return {**first, **{role: first[role] + second[role] for role in ("pyramid", "edit")}}
+
+
+def _is_trained(model: nn.Module, name: str, attached: bool, train: str) -> bool:
+    if train == "all" or (attached and train != "head"):
+        return True
+    if train == "decoder":
+        return not _matches(name, getattr(model, "encoder_names", ENCODER))
+    return train in ("head", "skips+head") and _matches(name, getattr(model, "head_names", HEAD))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _statistics(model: nn.Module, trained: set[str]) -> set[str]:
+    """Names of the running statistics of normalisations whose weights are trained."""
+    return {
+        f"{name}.{buffer}"
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and f"{name}.weight" in trained
+        for buffer, _ in module.named_buffers()
+    }
+
+
+def _hold_frozen_statistics(model: nn.Module, _: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()

@@ -1,0 +1,169 @@
+"""adapt: a trained model meets a new site; a part of it is fitted and saved as a small file on top of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from medseg.blocks.skip.attach import attach_skips, changed_state
+from medseg.blocks.skip.scale import calibrate
+from medseg.data.catalogue import resolve_dataset
+from medseg.data.dataset import SegmentationDataset
+from medseg.data.plan import Plan
+from medseg.data.prepare import PreparedDataset, prepare
+from medseg.errors import BadDataset, UsageError, nearest
+from medseg.evaluation import CaseFiles, Evaluator
+from medseg.inference import Predictor, predict_cases
+from medseg.io import find_adapter, load_model, model_fingerprint, save_adapter, write_json
+from medseg.models import create_model
+from medseg.targets import build_target
+from medseg.training.callbacks import Validation
+from medseg.training.fitting import Config, train
+from medseg.training.run_folder import RunFolder
+from medseg.training.setup import choose_folds, make_data, make_folds, make_profile, make_task
+
+METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, and what is trained
+    "skip_tuner": ({"edit": [{"name": "sc_tuner"}]}, "skips"),
+    "skip_scale": (None, ""),
+    "head": (None, "head"),
+    "decoder": (None, "decoder"),
+    "all": (None, "all"),
+}
+
+
+def adapt_command(cfg: Config) -> int:
+    """``medseg adapt``: adapt and say where the adapter lies."""
+    run = adapt(cfg)
+    print(f"medseg: the adapter is {run / 'adapter'}; medseg predict model={cfg['model']} adapter={run / 'adapter'}")
+    return 0
+
+
+def adapt(cfg: Config) -> Path:
+    """Adapt a model from a config with the keys of ``configs/adapt.yaml``.
+
+    Returns:
+        The run folder: ``adapter/`` is what ``Predictor.from_pretrained(BASE, adapter=...)`` reads; where cases are
+        held out, ``before.json`` and ``after.json`` are their means without and with it.
+
+    Raises:
+        MedsegError: unusable data or settings, labels or channels other than the model's.
+    """
+    method, base = cfg["method"], Path(cfg["model"]).resolve()
+    if method not in METHODS:
+        raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
+    if find_adapter(base):
+        raise UsageError("is an adapter itself", path=base, fix="give the model that it was made of")
+    state, description = load_model(base)
+    run = RunFolder(cfg["run_dir"])
+    with run.lock():
+        write_json(run.config, dict(cfg))
+        dataset, plan = resolve_dataset(cfg["data"]), Plan.from_dict(description["plan"])
+        check_site(dataset, plan)
+        plan = plan.override(batch_size=cfg["batch_size"])
+        splits = make_folds(dataset, cfg["data"])
+        split = splits[choose_folds(cfg["fold"], len(splits))[0]]
+        prepared = prepare(dataset, plan, split["train"], cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
+        pl.seed_everything(cfg["seed"], verbose=False)
+        network = create_model(**description["model"])
+        network.load_state_dict(state)
+        fitter = fit_scales if method == "skip_scale" else fit_part
+        found = fitter(cfg, run, network, state, {**description, "plan": plan.to_dict()}, prepared, split["train"])
+        facts = {"dataset": dataset.name, "seed": cfg["seed"], "cases": len(split["train"]), **found[2]}
+        origin = {"path": str(base), "fingerprint": model_fingerprint(base), "model": description["model"]["name"]}
+        save_adapter(
+            run.path / "adapter", found[0], {"base": origin, "method": method, "skips": found[1], "training": facts}
+        )
+        compare_held_out(cfg, run, base, dataset, split["val"])
+    return run.path
+
+
+Found = tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, Any]]  # state, skips, facts
+
+
+def fit_part(
+    cfg: Config,
+    run: RunFolder,
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    prepared: PreparedDataset,
+    ids: Sequence[str],
+) -> Found:
+    """Train what the method names, with the training's own machinery."""
+    skips, part = METHODS[cfg["method"]]
+    skips = dict(cfg["skips"]) if cfg["skips"] else skips
+    trained = attach_skips(network, skips, train=cfg["train"] or part)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    count, total = sum(sizes[name] for name in trained), sum(sizes.values())
+    print(f"medseg: {cfg['method']} trains {count:,} of {total:,} parameters on {len(ids)} cases", flush=True)
+    plan, profile = Plan.from_dict(description["plan"]), make_profile(cfg["trainer"])
+    task = make_task(cfg, network, build_target(description["target"]), profile)
+    data = make_data(cfg, prepared, plan, ids, profile)
+    facts = train(cfg["trainer"], run, task, data, (), run.newest_checkpoint(cfg["resume"]))
+    changed = changed_state(task.final_network.cpu(), state)
+    return changed, skips, {**facts, "trained_parameters": count, "parameters": total}
+
+
+def fit_scales(
+    cfg: Config,
+    run: RunFolder,
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    prepared: PreparedDataset,
+    ids: Sequence[str],
+) -> Found:
+    """Choose the factors of the skips by the Dice of the labelled cases; nothing is trained."""
+    profile = make_profile(cfg["trainer"])
+    task = make_task(
+        {**cfg, "trainer": {**cfg["trainer"], "ema": 0}}, network, build_target(description["target"]), profile
+    )
+    judge = Validation(prepared, ids, run, description, cfg["trainer"])
+    scores = cfg["skip_scale"]
+    found = calibrate(
+        network,
+        lambda model: float(np.nanmean(judge.dice(task))),
+        grid=scores["grid"],
+        mode=scores["mode"],
+        tolerance=scores["tolerance"],
+    )
+    print(f"medseg: factors, finest first: {list(found.per_level)}; Dice {found.before:.4f} -> {found.after:.4f}")
+    total = sum(parameter.numel() for parameter in network.parameters())
+    facts = {"before": found.before, "after": found.after, "trained_parameters": 0, "parameters": total}
+    return {}, {"edit": [{"name": "scale", "per_level": list(found.per_level)}]}, facts
+
+
+def check_site(dataset: SegmentationDataset, plan: Plan) -> None:
+    """Refuse a dataset whose labels, channels or dimensions are not the model's."""
+    pairs = {
+        "labels": (dict(dataset.labels), dict(plan.labels)),
+        "channels": (len(dataset.channel_names), len(plan.channel_names)),
+        "spatial_dims": (dataset.spatial_dims, plan.spatial_dims),
+    }
+    for name, (own, wanted) in pairs.items():
+        if own != wanted:
+            raise BadDataset(
+                f"{name} are {own} (the model has {wanted})", path=dataset.root, fix="use data of the task"
+            )
+
+
+def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: SegmentationDataset, ids: Sequence[str]) -> None:
+    """Means of the cases that were held out, without and with the adapter."""
+    cases = [dataset.case(case) for case in ids]
+    if not cases:
+        return
+    dice = []
+    for name, adapter in (("before", None), ("after", run.path / "adapter")):
+        settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
+        predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
+        pairs = [CaseFiles(c.id, c.label, f, c.images[0]) for c, f in zip(cases, files, strict=True) if c.label]
+        means = Evaluator(dataset.labels, ignore_label=dataset.ignore_label, progress=False).evaluate(pairs).summary()
+        write_json(run.path / f"{name}.json", means["foreground_mean"])
+        dice.append(means["foreground_mean"]["Dice"])
+    print(f"medseg: mean Dice of {len(cases)} held-out cases {dice[0]:.4f} -> {dice[1]:.4f}")

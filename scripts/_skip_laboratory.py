@@ -1,0 +1,122 @@
+"""The table of ``bench_skips.py --laboratory``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from itertools import product
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import torch
+from _skip_bench import FAMILIES, SIZE, WIDTH, Rows, build, fit, parameters, score, step
+from _skip_data import Task, load
+from torch import nn
+
+from medseg.device import DeviceProfile
+from medseg.evaluation.comparison import compare, holm
+from medseg.targets import ExclusiveClasses, Target
+
+
+def matched(spatial_dims: int, classes: int, channels: int = 1, *, by: str = "parameters") -> dict[str, int]:
+    """Family -> the width whose parameters, or whose seconds per step, are nearest to those of plain concatenation."""
+    shape = (1, channels, *SIZE[spatial_dims])
+
+    def cost(family: str, width: int) -> float:
+        if by == "parameters":
+            with torch.device("meta"):
+                return parameters(build(family, spatial_dims, width, classes, channels))
+        model, image = build(family, spatial_dims, width, classes, channels), torch.randn(shape)
+        return min(step(model, image) for _ in range(4))
+
+    wanted = cost("concat", WIDTH)
+    grid = range(6, 2 * WIDTH + 1) if by == "parameters" else range(6, 2 * WIDTH + 1, 2)
+    return {
+        family: WIDTH if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - wanted))
+        for family in FAMILIES
+    }
+
+
+def macs(model: nn.Module, shape: Sequence[int]) -> int:
+    """Multiply-adds of one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(shape))
+    return counter.get_total_flops() // 2
+
+
+def laboratory(options: argparse.Namespace, profile: DeviceProfile) -> str:
+    """Every family, matched in parameters and in time, on every task and seed."""
+    store = Rows(options.output / "laboratory.json")
+    for name in options.tasks:
+        task = load(name, options.limit)
+        target = ExclusiveClasses(labels=task.labels)
+        for by in ("parameters", "latency"):
+            kept = store.find(widths_of=name, by=by)
+            if kept is None:
+                kept = {"widths_of": name, "by": by}
+                kept["widths"] = matched(task.spatial_dims, len(task.labels), task.channels, by=by)
+                store.add(kept)
+            for seed, family in product(options.seeds, FAMILIES):
+                if not store.find(task=name, by=by, family=family, seed=seed):
+                    width = kept["widths"][family]
+                    row = laboratory_once(task, target, profile, options, family, width, seed)
+                    store.add({"task": name, "by": by, "family": family, "seed": seed, "width": width, **row})
+                    print({key: value for key, value in store.rows[-1].items() if key != "cases"}, flush=True)
+    return laboratory_table([row for row in store.rows if "family" in row])
+
+
+def laboratory_once(
+    task: Task, target: Target, profile: DeviceProfile, options: argparse.Namespace, family: str, width: int, seed: int
+) -> dict[str, Any]:
+    """Train one network, score it on every domain."""
+    torch.manual_seed(seed)
+    model = build(family, task.spatial_dims, width, len(task.labels), task.channels)
+    shape = (1, task.channels, *SIZE[task.spatial_dims])
+    facts = {"parameters": parameters(model), "macs": macs(model, shape)}
+    facts["step"] = min(step(model, torch.randn(shape)) for _ in range(4))
+    facts["steps"] = fit(model, task.train, target, profile, minutes=options.minutes, seed=seed)
+    found = {domain: score(model, cases, target, profile) for domain, cases in task.test.items()}
+    return {**facts, "dice": {domain: fmean(dice.values()) for domain, dice in found.items()}, "cases": found}
+
+
+def laboratory_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: means over the seeds; p of each family against concat, Holm-corrected over a domain's families."""
+    lines = [
+        "| task | matched by | family | width | parameters | GMAC | s per step | steps | Dice (p against concat) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["by"]), []).append(row)
+    for (task, by), group in groups.items():
+        domains = list(group[0]["cases"])
+        tested = {domain: p_values(group, domain) for domain in domains}
+        for family in dict.fromkeys(row["family"] for row in group):
+            own = [row for row in group if row["family"] == family]
+            shown = []
+            for domain in domains:
+                p = tested[domain].get(family)
+                mark = "" if p is None else f" ({p:.3f})"
+                shown.append(f"{domain} {fmean(row['dice'][domain] for row in own):.3f}{mark}")
+            first, seconds, steps = own[0], fmean(r["step"] for r in own), fmean(r["steps"] for r in own)
+            line = f"| {task} | {by} | {family} | {first['width']} | {first['parameters']:,} "
+            lines.append(f"{line}| {first['macs'] / 1e9:.2f} | {seconds:.3f} | {steps:.0f} | {', '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def p_values(rows: Sequence[Mapping[str, Any]], domain: str) -> dict[str, float]:
+    """Family -> p of the sign-flip test against concat over cases (mean of the seeds), corrected over the families."""
+    frames = {}
+    for family in dict.fromkeys(row["family"] for row in rows):
+        seeds = [row["cases"][domain] for row in rows if row["family"] == family]
+        cases = sorted(set.intersection(*map(set, seeds)))
+        means = [fmean(seed[case] for seed in seeds) for case in cases]
+        frames[family] = pd.DataFrame({"case": cases, "class": "foreground", "dice": means})
+    if "concat" not in frames or len(frames) < 2:
+        return {}
+    others = [family for family in frames if family != "concat"]
+    raw = [compare({"concat": frames["concat"], family: frames[family]}).results[0].permutation for family in others]
+    return dict(zip(others, holm(raw), strict=True))

@@ -1,0 +1,128 @@
+"""medseg adapt on tiny phantoms: what is trained, what is saved, what the predictor makes of it, refusals."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from medseg.cli import main
+from medseg.compose import compose
+from medseg.errors import BadDataset, UsageError
+from medseg.inference import Predictor
+from medseg.io import find_adapter, load_adapter, load_model
+from medseg.training import fit
+from medseg.training.adapting import METHODS, adapt
+
+TINY = ["trainer.steps_per_epoch=3", "trainer.progress=false", "trainer.threads=1", "data.loader_workers=0"]
+PLAN = ["plan.patch_size=[16,16,16]", "plan.strides=[[1,1,1],[2,2,2]]", "plan.batch_size=2", "model.base_channels=4"]
+
+
+@pytest.fixture(scope="module")
+def words(tiny_phantoms, tmp_path_factory) -> list[str]:
+    return [f"data={tiny_phantoms}", f"cache_dir={tmp_path_factory.mktemp('cache')}", *TINY]
+
+
+@pytest.fixture(scope="module")
+def base(words, tmp_path_factory):
+    run = tmp_path_factory.mktemp("base") / "run"
+    return fit(compose("train", [*words, *PLAN, f"run_dir={run}", "trainer.max_epochs=2"]))
+
+
+def adapted(words, base, run, *more: str):
+    return adapt(compose("adapt", [*words, f"model={base}", f"run_dir={run}", "trainer.max_epochs=1", *more]))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "skip_scale"])
+def test_only_the_chosen_part_is_trained_and_saved(words, base, tmp_path, method) -> None:
+    run = adapted(words, base, tmp_path, f"method={method}")
+    state, description = load_adapter(run)
+    prefixes = {
+        "skip_tuner": {"skips"},
+        "head": {"heads"},
+        "decoder": {"heads", "decoder"},
+        "all": {"heads", "decoder", "encoder"},
+    }
+    assert {name.partition(".")[0] for name in state} == prefixes[method]
+    assert description["training"]["steps"] == 3
+    assert sum(x.numel() for x in state.values()) == description["training"]["trained_parameters"]
+    size = sum(path.stat().st_size for path in (run / "adapter").iterdir())
+    assert method == "all" or size < (base / "model.safetensors").stat().st_size
+
+
+def test_predictor_puts_the_adapter_on_top(words, base, tmp_path, tiny_phantoms) -> None:
+    run = adapted(words, base, tmp_path, "optimizer.lr=0.1")
+    image = next((tiny_phantoms / "imagesTs").iterdir())
+    plain = Predictor.from_pretrained(base).predict(image, probabilities=True).probabilities
+    given = Predictor.from_pretrained(base, adapter=run / "adapter").predict(image, probabilities=True).probabilities
+    named = Predictor.from_pretrained(run / "adapter").predict(image, probabilities=True).probabilities
+    assert np.array_equal(given, named)
+    assert not np.allclose(given, plain)
+
+
+def test_held_out_cases_are_compared_and_other_parts_attached(words, base, tmp_path) -> None:
+    skips = "skips={edit:[{name:sc_tuner,ratio:0.25,include_bottleneck:true}]}"
+    run = adapted(words, base, tmp_path, "data.folds=5", skips, "train=skips+head")
+    assert (run / "before.json").is_file()
+    assert (run / "after.json").is_file()
+    state, _ = load_adapter(run)
+    assert {name.partition(".")[0] for name in state} == {"skips", "heads"}
+    assert any(".bottleneck." in name for name in state)
+
+
+def test_scales_are_chosen_without_training_and_never_hurt(words, base, tmp_path) -> None:
+    run = adapted(words, base, tmp_path, "method=skip_scale", "skip_scale.grid=[0.5,1.2]")
+    state, description = load_adapter(run)
+    assert not state
+    facts, factors = description["training"], description["skips"]["edit"][0]["per_level"]
+    assert facts["after"] >= facts["before"]
+    network = Predictor.from_pretrained(run).members[0].network
+    assert [part.factor for part in network.skips.edits[0].values()] == factors
+
+
+def test_an_adapter_of_another_base_is_refused_with_code_2(words, base, tmp_path, tiny_phantoms, capsys) -> None:
+    run = adapted(words, base, tmp_path / "run")
+    other = tmp_path / "other"
+    shutil.copytree(base, other, ignore=shutil.ignore_patterns("checkpoints", "validation"))
+    from medseg.io import save_model
+
+    state, description = load_model(base)
+    save_model(other, {name: tensor + 1 for name, tensor in state.items()}, description)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", f"model={other}", f"adapter={run}", f"input={tiny_phantoms}", f"output={tmp_path / 'out'}"])
+    assert stop.value.code == 2
+    assert "is of another model" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="is an adapter itself"):
+        adapted(words, run, tmp_path / "again")
+
+
+def test_wrong_words_are_refused(words, base, tmp_path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'skip_tuner'"):
+        adapted(words, base, tmp_path, "method=skip_tunr")
+    with pytest.raises(UsageError, match="did you mean 'sc_tuner'"):
+        adapted(words, base, tmp_path, "skips={edit:[sc_tunr]}")
+
+
+def test_data_of_another_task_is_refused(words, base, tmp_path) -> None:
+    from medseg.data.dataset import open_dataset
+    from medseg.data.plan import Plan
+    from medseg.training.adapting import check_site
+
+    dataset = open_dataset(words[0].partition("=")[2])
+    plan = Plan.from_dict(load_model(base)[1]["plan"])
+    check_site(dataset, plan)
+    with pytest.raises(BadDataset, match="the model has"):
+        check_site(dataset, Plan.from_dict({**plan.to_dict(), "labels": {"background": 0, "liver": 1}}))
+
+
+def test_a_missing_base_is_named(words, base, tmp_path) -> None:
+    run = adapted(words, base, tmp_path / "run", "method=head")
+    moved = tmp_path / "moved"
+    shutil.copytree(run / "adapter", moved)
+    text = (moved / "model.json").read_text(encoding="utf-8").replace(str(base), "/nowhere/base")
+    (moved / "model.json").write_text(text, encoding="utf-8")
+    assert find_adapter(moved) == moved
+    with pytest.raises(Exception, match="/nowhere/base is not there"):
+        Predictor.from_pretrained(moved)
+    assert Predictor.from_pretrained(base, adapter=moved)
