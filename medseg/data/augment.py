@@ -58,7 +58,10 @@ class CentreCrop:
         shape = sample["image"].shape[1:]
         box = [slice((wide - n) // 2, (wide - n) // 2 + n) for wide, n in zip(shape, self.size, strict=True)]
         image, label = (sample[name][(slice(None), *box)] for name in ("image", "label"))
-        return {**sample, "image": image, "label": label}
+        cut = {**sample, "image": image, "label": label}
+        if "points" in sample:
+            cut["points"] = sample["points"] - torch.tensor([float(part.start) for part in box[::-1]])
+        return cut
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network
 import albumentations as A
 
 PIXELS_PER_CONTROL_POINT = 16
+KEYPOINTS = A.KeypointParams(format="xy", remove_invisible=False)
 
 
 def steps_2d(settings: AugmentationSettings) -> tuple[Transform, ...]:
@@ -54,9 +55,12 @@ class Spatial2d(_Seeded):
         """Same shapes as before."""
         label = sample["label"][0].numpy()
         mask = label if label.dtype == np.uint8 else label.astype(np.float32)  # OpenCV has no 32-bit integer images
-        moved = self.seeded(params)(image=_channels_last(sample["image"]), mask=mask)
+        keypoints = to_keypoints(sample)
+        moved = self.seeded(params)(image=_channels_last(sample["image"]), mask=mask, keypoints=keypoints)
+        points = {"points": from_keypoints(moved["keypoints"])} if "points" in sample else {}
         return {
             **sample,
+            **points,
             "image": _channels_first(moved["image"]),
             "label": torch.from_numpy(np.ascontiguousarray(moved["mask"][None])).to(sample["label"].dtype),
         }
@@ -80,7 +84,7 @@ def _spatial(s: AugmentationSettings) -> Any:
     # Measured: smoothed noise of size alpha moves a pixel by at most about alpha / (5.5 sigma).
     alpha = s.elastic_voxels * 5.5 * PIXELS_PER_CONTROL_POINT
     elastic = A.ElasticTransform(alpha=alpha, sigma=PIXELS_PER_CONTROL_POINT, p=s.elastic_probability)
-    return A.Compose([affine, elastic])
+    return A.Compose([affine, elastic], keypoint_params=KEYPOINTS)
 
 
 def _intensity(s: AugmentationSettings) -> Any:
@@ -99,6 +103,16 @@ def _intensity(s: AugmentationSettings) -> Any:
             A.RandomGamma(gamma_limit=gamma, p=s.gamma_probability),
         ]
     )
+
+
+def to_keypoints(sample: Sample) -> np.ndarray:
+    """The sample's landmarks, (N, 2); albumentations calls a pixel's centre 0 where ours is 0.5."""
+    return sample["points"].numpy() - 0.5 if "points" in sample else np.empty((0, 2), np.float32)
+
+
+def from_keypoints(keypoints: np.ndarray) -> torch.Tensor:
+    """The inverse of `to_keypoints`."""
+    return torch.from_numpy(np.asarray(keypoints, np.float32)[:, :2] + 0.5)
 
 
 def _channels_last(image: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 from medseg.data.case_files import channel_paths, describe_missing, group_images, image_files, inside, label_files, stem
 from medseg.data.label_names import LabelTable, parse_labels
+from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.metadata import read_metadata
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.io import file_ending, read_json
@@ -29,12 +30,14 @@ class Case:
         images: one file per channel, or one file with all channels.
         label: label map; None for a case without reference.
         metadata: columns of the dataset's table, e.g. patient and site.
+        landmarks: .npy or .csv file with its points, see `medseg.data.landmark_files`.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    landmarks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class SegmentationDataset:
         spatial_dims: 2 or 3.
         synthetic: True for generated data.
         regions_class_order: value that each region, in order, paints into a label map.
+        landmarks: what the points of its landmark files belong to, if a landmarks.json says so.
     """
 
     name: str
@@ -63,6 +67,7 @@ class SegmentationDataset:
     file_ending: str
     synthetic: bool = False
     regions_class_order: tuple[int, ...] | None = None
+    landmarks: LandmarkLayout | None = None
 
     def case(self, case_id: str) -> Case:
         """The case of that id. Raises UsageError with the nearest known id."""
@@ -101,6 +106,7 @@ def open_dataset(path: str | Path, *, strict: bool = True) -> SegmentationDatase
             raise BadDataset("expected an object with 'labels'", path=file)
         is_decathlon = isinstance(description.get("training"), list)
         dataset = _open_decathlon(root, description) if is_decathlon else _open_nnunet(root, description)
+    dataset = _with_landmarks(dataset)
     _check(dataset, strict)
     return dataset
 
@@ -171,6 +177,18 @@ def _dataset(
         synthetic=bool(description.get("synthetic", False)),
         regions_class_order=table.regions_class_order,
     )
+
+
+def _with_landmarks(dataset: SegmentationDataset) -> SegmentationDataset:
+    """Cases with the landmark files that lie beside their images, if there are any."""
+    found = find_landmarks(dataset.root)
+    if not found.files and found.layout is None:
+        return dataset
+    training, test = (
+        tuple(replace(case, landmarks=found.files.get(case.id)) for case in part)
+        for part in (dataset.training, dataset.test)
+    )
+    return replace(dataset, training=training, test=test, landmarks=found.layout)
 
 
 def _cases(root: Path, folders: tuple[str, str], channels: int, ending: object) -> tuple[list[Case], list[Case]]:

@@ -57,7 +57,14 @@ def predict_cases(
     record = Record() if record is None else record
     doubt = predictor.uncertainty
     files = [
-        output_files(case, Path(output), probabilities=probabilities, dicom_seg=dicom_seg, uncertainty=doubt)
+        output_files(
+            case,
+            Path(output),
+            probabilities=probabilities,
+            dicom_seg=dicom_seg,
+            uncertainty=doubt,
+            landmarks=not predictor.target.dense,
+        )
         for case in cases
     ]
     todo = [
@@ -87,7 +94,13 @@ def predict_cases(
 
 
 def output_files(
-    case: Case, folder: Path, *, probabilities: bool, dicom_seg: bool, uncertainty: str | None = None
+    case: Case,
+    folder: Path,
+    *,
+    probabilities: bool,
+    dicom_seg: bool,
+    uncertainty: str | None = None,
+    landmarks: bool = False,
 ) -> dict[str, Path]:
     """The files of a case, by the arguments of `Segmentation.save` that name them."""
     image = case.images[0]
@@ -97,6 +110,8 @@ def output_files(
         files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
     if uncertainty:
         files["uncertainty"] = folder / f"{case.id}_{uncertainty}.nii.gz"
+    if landmarks:
+        files["landmarks"] = folder / f"{case.id}.npy"
     if dicom_seg and holds_dicom(image):
         files["dicom_seg"] = folder / f"{case.id}.dcm"
     return files

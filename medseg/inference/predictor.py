@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medseg.data.dataset import Case
 from medseg.data.plan import Plan
-from medseg.data.preprocess import Preprocessed, preprocess
+from medseg.data.preprocess import Preprocessed, preprocess, restore_points
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import MedsegError, UsageError
 from medseg.inference.guard import outside_training
@@ -30,7 +30,9 @@ from medseg.inference.segmentation import Segmentation
 from medseg.inference.sliding_window import stream_planes
 from medseg.inference.stopwatch import Stopwatch
 from medseg.inference.uncertainty import MEASURES, check_measure
+from medseg.inference.whole import locate
 from medseg.io import Geometry, from_canonical
+from medseg.targets import Target
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class Predictor:
         self.members, self.overlap, self.tta, self.window_batch = list(members), overlap, tta, window_batch
         self.max_ram = as_bytes(max_ram)
         self.uncertainty = check_measure(uncertainty, len(members))
+        if self.uncertainty and not self.target.dense:
+            raise UsageError(f"a model with target {self.target.name} has no uncertainty map")
         self.operations = common_operations([member.postprocessing for member in members]) if postprocess else []
 
     @classmethod
@@ -114,6 +118,11 @@ class Predictor:
     def plan(self) -> Plan:
         """The first member's plan: channels, labels and the ranges seen in training."""
         return self.members[0].plan
+
+    @property
+    def target(self) -> Target:
+        """What the members' outputs mean: the first one's target."""
+        return self.members[0].target
 
     @property
     def profile(self) -> DeviceProfile:
@@ -197,6 +206,8 @@ class Predictor:
             gate: called with the bytes that the case will need, before anything is allocated; may wait.
         """
         clock = Stopwatch()
+        if probabilities and not self.target.dense:
+            raise UsageError(f"a model with target {self.target.name} has no probabilities")
         with clock("read"):
             case = source.id if isinstance(source, Case) else case
             resolved = resolve_source(source, spacing, case)
@@ -216,8 +227,12 @@ class Predictor:
 
     def segment(self, case: PreparedCase) -> Segmentation:
         """The second half of `predict`: network, resampling to the file's grid, labels."""
+        shares = doubt = landmarks = None
         with case.clock("restore"):
-            labels, shares, doubt = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
+            if self.target.dense:
+                labels, shares, doubt = self._segment(case.arrays, case.probabilities, case.spill, case.clock)
+            else:
+                labels, landmarks = self._locate(case.arrays, case.clock)
             labels = from_canonical(labels[None], case.geometry)[0]
             shares = None if shares is None else from_canonical(shares, case.geometry)
             doubt = None if doubt is None else from_canonical(doubt[None], case.geometry)[0]
@@ -226,7 +241,7 @@ class Predictor:
         memory = {"predicted": case.need.total, "measured": None}
         logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
         return Segmentation(
-            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt
+            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt, landmarks
         )
 
     def memory_need(self, geometry: Geometry, *, probabilities: bool = False) -> MemoryNeed:
@@ -238,6 +253,21 @@ class Predictor:
             block_bytes=BLOCK_BYTES,
             probabilities=probabilities,
         )
+
+    @torch.inference_mode()
+    def _locate(
+        self, prepared: Sequence[tuple[np.ndarray, Preprocessed]], clock: Stopwatch
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (*S), and the landmarks (N, 2) that they are painted from: the mean over the members, in pixels."""
+        found = []
+        for member, (array, done) in zip(self.members, prepared, strict=True):
+            run = clock.timed("network", partial(member.logits, mirror=self.tta))
+            pixels = locate(run, member.target, torch.from_numpy(array), member.plan.patch_size)
+            found.append(restore_points(pixels.numpy(), done))
+        landmarks = np.mean(found, axis=0, dtype=np.float32)
+        shape = prepared[0][1].canonical_shape
+        labels = self.target.decode(torch.from_numpy(landmarks / np.float32(shape[::-1]))[None], shape)[0]
+        return labels.numpy(), landmarks
 
     @torch.inference_mode()
     def _segment(

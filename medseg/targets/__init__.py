@@ -1,6 +1,7 @@
 """What labels mean. Training, the predictor, ensembles and the evaluator speak to a `Target` only."""
 
-from medseg.targets.base import TARGETS, Target, build_target
+from medseg.targets.base import TARGETS, DenseTarget, Target, build_target
 from medseg.targets.exclusive import ExclusiveClasses
+from medseg.targets.landmarks import Landmarks
 
-__all__ = ["TARGETS", "ExclusiveClasses", "Target", "build_target"]
+__all__ = ["TARGETS", "DenseTarget", "ExclusiveClasses", "Landmarks", "Target", "build_target"]

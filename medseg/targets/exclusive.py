@@ -12,13 +12,13 @@ from torch import Tensor
 from medseg.errors import BadLabels, UsageError
 from medseg.losses import IGNORE, build_loss
 from medseg.losses.cross_entropy import at_least_float32
-from medseg.targets.base import TARGETS, build_target, head_weights, resize_labels
+from medseg.targets.base import TARGETS, DenseTarget, build_target, head_weights, resize_labels
 
 MAX_VALUE = 65_535  # of a label: values index a table
 
 
 @TARGETS.register("exclusive")
-class ExclusiveClasses:
+class ExclusiveClasses(DenseTarget):
     """Softmax over the classes, one of which is the background; or one sigmoid channel for two classes.
 
     Channel k stands for the k-th smallest label value, so values need not be consecutive.
@@ -99,7 +99,7 @@ class ExclusiveClasses:
         logits = at_least_float32(logits)
         return logits.sigmoid() if self.binary else logits.softmax(1)
 
-    def decode(self, probabilities: Tensor) -> Tensor:
+    def decode(self, probabilities: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Probabilities (B, K, *S) -> label values (B, *S): the most probable class; when binary, p >= 0.5."""
         channels = (probabilities[:, 0] >= 0.5).long() if self.binary else probabilities.argmax(1)
         dtype = next(t for t in (torch.uint8, torch.int16, torch.int32) if self.values[-1] <= torch.iinfo(t).max)

@@ -16,6 +16,7 @@ from medseg.data.prepare import PreparedDataset, prepare
 from medseg.data.splits import write_splits
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
+from medseg.targets import Target
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
 from medseg.training.progress import ProgressReport
@@ -23,7 +24,7 @@ from medseg.training.report import report_folds, report_validation
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
     choose_folds,
-    fit_patch,
+    fit_plan,
     make_data,
     make_folds,
     make_profile,
@@ -65,10 +66,11 @@ def fit(cfg: Config) -> Path:
         plan = plan_training(dataset, cfg)
         plan.save(run.plan)
         ids = sorted({case for fold in folds for part in ("train", "val") for case in splits[fold][part]})
-        prepared = prepare(dataset, plan, ids, cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
+        target, workers = make_target(cfg["target"], plan, dataset), cfg["data"]["workers"]
+        prepared = prepare(dataset, plan, ids, cache_dir=cfg["cache_dir"], workers=workers, points=target.points)
         folders = [run] if len(folds) == 1 else [RunFolder(run.path / f"fold_{fold}") for fold in folds]
         for fold, folder in zip(folds, folders, strict=True):
-            fit_fold(cfg, folder, dataset, prepared, plan, splits[fold], fold)
+            fit_fold(cfg, folder, dataset, prepared, plan, target, splits[fold], fold)
         if len(folds) > 1:
             report_folds(run, folders)
     return run.path
@@ -91,6 +93,7 @@ def fit_fold(
     dataset: SegmentationDataset,
     prepared: PreparedDataset,
     plan: Plan,
+    target: Target,
     split: Mapping[str, list[str]],
     fold: int,
 ) -> None:
@@ -98,12 +101,11 @@ def fit_fold(
     checkpoint = run.newest_checkpoint(cfg["resume"])
     pl.seed_everything(cfg["seed"] + fold, verbose=False)
     profile = make_profile(cfg["trainer"])
-    target = make_target(cfg["target"], plan)
     arguments = model_arguments(cfg["model"], plan, target)
     network = create_model(**arguments)
-    plan = fit_patch(plan, network)
+    plan = fit_plan(plan, network, target)
     task = make_task(cfg, network, target, profile)
-    data = make_data(cfg, prepared, plan, split["train"], profile)
+    data = make_data(cfg, prepared, plan, split["train"], target, profile)
     description = {
         "model": arguments,
         "target": target.to_dict(),

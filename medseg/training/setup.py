@@ -63,10 +63,12 @@ def make_profile(settings: Config) -> DeviceProfile:
     )
 
 
-def make_target(settings: Config, plan: Plan) -> Target:
-    """The target of ``target``, with the plan's labels where it takes them."""
+def make_target(settings: Config, plan: Plan, dataset: SegmentationDataset) -> Target:
+    """The target of ``target``, with the plan's labels and the dataset's landmarks where it takes them."""
     known = TARGETS.arguments(settings["name"])
     facts = {"labels": plan.labels, "ignore_label": plan.ignore_label}
+    if dataset.landmarks:
+        facts |= dataset.landmarks.to_dict()
     given = {key: value for key, value in settings.items() if value is not None}
     return build_target({**{key: value for key, value in facts.items() if key in known}, **given})
 
@@ -77,7 +79,7 @@ def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, A
     decided = {
         "spatial_dims": plan.spatial_dims,
         "in_channels": len(plan.channel_names),
-        "out_channels": target.out_channels,
+        **target.model_arguments(),
         "strides": [list(step) for step in plan.strides],
         "image_size": list(plan.patch_size),
     }
@@ -87,8 +89,11 @@ def model_arguments(settings: Config, plan: Plan, target: Target) -> dict[str, A
     return {**{key: value for key, value in decided.items() if key in known}, **given}
 
 
-def fit_patch(plan: Plan, network: nn.Module) -> Plan:
-    """The plan with its patch rounded up to what the network can divide."""
+def fit_plan(plan: Plan, network: nn.Module, target: Target) -> Plan:
+    """The plan with its patch rounded up to what the network can divide, and mirrored only where the target allows."""
+    if plan.mirror_axes and not target.mirrors:
+        reason = f"target {target.name} is never mirrored"
+        plan = plan.override(mirror_axes=(), mirror_swaps={}, reasons={**plan.reasons, "mirror_axes": reason})
     divisor: Sequence[int] = network.divisor  # type: ignore[assignment]
     size = tuple(-(-n // d) * d for n, d in zip(plan.patch_size, divisor, strict=True))
     if size == plan.patch_size:
@@ -110,9 +115,9 @@ def make_task(cfg: Config, network: nn.Module, target: Target, profile: DevicePr
 
 
 def make_data(
-    cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], profile: DeviceProfile
+    cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], target: Target, profile: DeviceProfile
 ) -> TrainingData:
-    """Patches of the training cases, augmented."""
+    """Patches of the training cases, augmented, with what the target learns from."""
     augmentation = {key: value for key, value in cfg["augmentation"].items() if value is not None}
     dataset = PatchDataset(
         prepared,
@@ -121,6 +126,8 @@ def make_data(
         seed=cfg["seed"],
         foreground_fraction=cfg["data"]["foreground_fraction"],
         augment=make_augmentation(augmentation.pop("name"), plan.spatial_dims, plan, **augmentation),
+        whole=not target.dense,
+        points=target.supervision == "points",
     )
     workers = choose_loader_workers(cfg["data"]["loader_workers"], profile.device.type)
     settings = cfg["trainer"]

@@ -22,7 +22,7 @@ class SegmentationTask(pl.LightningModule):
     """A network and its target in training.
 
     Args:
-        network: maps (B, C, *S) to logits (B, K, *S) or, in training, to a list of them.
+        network: maps (B, C, *S) to what the target knows a loss for, e.g. logits (B, K, *S) or a list of them.
         target: turns labels and logits into a loss.
         optimizer: ``{"name", "lr", "weight_decay", "schedule", "warmup", ...}``.
         budget: how long training lasts; the learning rate follows its progress.
@@ -70,9 +70,9 @@ class SegmentationTask(pl.LightningModule):
         self.trainer.should_stop = self.progress >= 1
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """batch: ``image`` (B, C, *S), ``label`` (B, 1, *S), ``case`` B ids -> scalar loss."""
+        """batch: ``image`` (B, C, *S), what the target learns from, ``case`` B ids -> scalar loss."""
         logits = self.network(self.profile.place_batch(batch["image"]))
-        loss = self.target.loss(logits, self.target.encode(batch["label"]))
+        loss = self.target.loss(logits, self.target.encode(batch[self.target.supervision]))
         if not torch.isfinite(loss):
             raise InputRefused(
                 f"the loss is {loss.item()} at step {self.global_step}, batch of cases {', '.join(batch['case'])}",
