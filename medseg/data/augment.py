@@ -96,7 +96,7 @@ def swap_labels(label: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Te
 
 
 def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) -> Augmentation:
-    """Build an augmentation: "none", "light" or "default".
+    """Build an augmentation: "none", "light", "default", or "landmarks" for images seen as a whole.
 
     Args:
         name: of the preset.
@@ -120,7 +120,8 @@ def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) 
     }
     settings = replace(PRESETS[name], **given)
     axes = movable_axes(plan)
-    size = wider_size(plan.patch_size, axes) if settings.spatial_probability > 0 else plan.patch_size
+    wider = settings.spatial_probability > 0 and not settings.keep_inside
+    size = wider_size(plan.patch_size, axes) if wider else plan.patch_size
     crop = CentreCrop(plan.patch_size)
     mirror = Mirror(plan.mirror_axes, plan.mirror_swaps, settings.mirror_probability)
     spatial, *intensity = _steps(spatial_dims, settings, plan, axes)
@@ -129,6 +130,8 @@ def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) 
 
 def _steps(spatial_dims: int, settings: AugmentationSettings, plan: Plan, axes: Sequence[int]) -> tuple[Transform, ...]:
     """The spatial step, then the intensity steps. MONAI and albumentations take seconds to import: only here."""
+    if settings.keep_inside and spatial_dims != 2:
+        raise UsageError("augmentation with keep_inside is for 2D images", fix="use augmentation=light")
     if spatial_dims == 2:
         from medseg.data.augment2d import steps_2d
 

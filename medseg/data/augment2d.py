@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medseg.data.augment_inside import MoveInside
 from medseg.data.augment_settings import AugmentationSettings, Sample, Transform
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
@@ -25,7 +26,10 @@ KEYPOINTS = A.KeypointParams(format="xy", remove_invisible=False)
 
 def steps_2d(settings: AugmentationSettings) -> tuple[Transform, ...]:
     """The spatial step and the intensity step."""
-    return Spatial2d(_spatial(settings), settings.spatial_probability), Intensity2d(_intensity(settings))
+    move: Transform = MoveInside(settings, settings.spatial_probability)
+    if not settings.keep_inside:
+        move = Spatial2d(_spatial(settings), settings.spatial_probability)
+    return move, Intensity2d(_intensity(settings))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Landmarks beside images: ``landmarks/CASE.npy`` or ``.csv``, or one ``landmarks.csv``; ``landmarks.json`` names them.
 
-Points are (x, y) in pixels of the image, x to the right and y down, pixel i covering i to i + 1. ``landmarks.json`` lies
-in the dataset's folder or in that of the landmarks: {"structures": {"right lung": 44, "left lung": 50}}, in the order of
-the points; "edges" (pairs of point numbers; else every structure is a ring) and "values" (structure -> label value of
-the masks) may be added.
+Points are (x, y) in pixels of the image, x to the right and y down, pixel i covering i to i + 1. ``landmarks.json``
+lies in the dataset's folder or in that of the landmarks: {"structures": {"right lung": 44, "left lung": 50}}, in the
+order of the points; "edges" (pairs of point numbers; else every structure is a ring) and "values" (structure -> label
+value of the masks) may be added.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
         if header[0] == "case" and len(header) > 2 and len(header) % 2:
             return {row[0]: np.array([float(cell or "nan") for cell in row[1:]]).reshape(-1, 2) for row in rows}
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
-        raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="see docs/models/hybridgnet.md") from None
+        raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x, y") from None
     raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix="give case, point, x and y")
 
 

@@ -264,9 +264,9 @@ class Predictor:
             run = clock.timed("network", partial(member.logits, mirror=self.tta))
             pixels = locate(run, member.target, torch.from_numpy(array), member.plan.patch_size)
             found.append(restore_points(pixels.numpy(), done))
-        landmarks = np.mean(found, axis=0, dtype=np.float32)
+        landmarks = np.stack(found).mean(axis=0)
         shape = prepared[0][1].canonical_shape
-        labels = self.target.decode(torch.from_numpy(landmarks / np.float32(shape[::-1]))[None], shape)[0]
+        labels = self.target.decode((torch.from_numpy(landmarks) / torch.tensor(shape[::-1]))[None], shape)[0]
         return labels.numpy(), landmarks
 
     @torch.inference_mode()

@@ -198,10 +198,11 @@ class GraphDecoder(nn.Module):
         self.shape = (coarse, narrow)
         self.linear = nn.Linear(latent, coarse * narrow)
         nn.init.normal_(self.linear.weight, 0, 0.1)
-        skips = zip(skip_channels, (narrow, features), strict=False)
-        self.skips = nn.ModuleList(ImageToGraph(skip_channels=c, decoder_channels=f) for c, f in skips)
+        pairs = zip(skip_channels, (narrow, features), strict=False)
+        skips = [ImageToGraph(skip_channels=c, decoder_channels=f) for c, f in pairs]
+        self.skips = nn.ModuleList(skips)
         inputs = [narrow, narrow, narrow, features, features]
-        for place, skip in zip((2, 4), self.skips, strict=False):
+        for place, skip in zip((2, 4), skips, strict=False):
             inputs[place] = skip.out_channels
         outputs = [narrow, narrow, features, features, features]
         self.convs = nn.ModuleList(ChebConv(a, b, terms=terms) for a, b in zip(inputs, outputs, strict=True))

@@ -6,12 +6,13 @@ A point (x, y) in pixels lies in the pixel of column floor(x) and row floor(y), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Structure(NamedTuple):
+@dataclass(frozen=True)
+class Structure:
     """A run of landmarks.
 
     Attributes:
@@ -94,9 +95,8 @@ def piece_outlines(mask: np.ndarray, count: int) -> list[np.ndarray]:
     import cv2
 
     found, _ = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outlines = sorted((outline[:, 0] for outline in found), key=len, reverse=True)
-    outlines = [outline + 0.5 for outline in outlines if len(outline) > 2][:count]
-    return sorted(outlines, key=lambda outline: float(outline[:, 0].mean()))
+    pieces = sorted((outline[:, 0] for outline in found if len(outline) > 2), key=len, reverse=True)
+    return sorted((piece + 0.5 for piece in pieces[:count]), key=lambda outline: float(outline[:, 0].mean()))
 
 
 def resample_ring(outline: np.ndarray, count: int) -> np.ndarray:

@@ -55,7 +55,9 @@ class Landmarks:
         ignore_label: int | None = None,
     ) -> None:
         if not structures:
-            fix = "put landmarks.json beside the images, or set e.g. target.structures='{right lung: 44, left lung: 50}'"
+            fix = (
+                "put landmarks.json beside the images, or set e.g. target.structures='{right lung: 44, left lung: 50}'"
+            )
             raise UsageError("target landmarks needs the number of points of each structure", fix=fix)
         if ignore_label is not None:
             raise UsageError(f"target landmarks knows no ignore label ({ignore_label})")
