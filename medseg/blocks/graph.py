@@ -47,8 +47,8 @@ def scaled_laplacian(nodes: int, edges: Edges) -> Tensor:
             raise UsageError(f"edge ({a}, {b}) leaves the graph of {nodes} nodes")
         if a != b:
             adjacency[a, b] = adjacency[b, a] = 1
-    scale = adjacency.sum(1).clamp(min=1).rsqrt()
-    return -scale[:, None] * adjacency * scale
+    degree = adjacency.sum(1).clamp(min=1)
+    return -adjacency / (degree[:, None] * degree).sqrt()
 
 
 def pooling(sizes: Sequence[int]) -> Tensor:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg.data.dataset import Case
+from medseg.data.landmark_files import LAYOUT
 from medseg.errors import MedsegError, PartialFailure
 from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
-from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable
+from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable, write_json
 
 Outcome = Segmentation | MedsegError
 
@@ -67,6 +68,8 @@ def predict_cases(
         )
         for case in cases
     ]
+    if predictor.target.layout is not None:
+        write_json(Path(output) / LAYOUT, predictor.target.layout)
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)

@@ -25,6 +25,7 @@ class Target(Protocol):
         supervision: what of a sample `encode` is given, ``"label"`` or ``"points"``.
         points: landmarks that every case must have to be trained on.
         mirrors: whether a mirrored image is another example of the same classes.
+        layout: what the output's points belong to, as in landmarks.json; None where there are none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Target(Protocol):
     supervision: str
     points: int
     mirrors: bool
+    layout: dict[str, Any] | None
 
     def model_arguments(self) -> dict[str, Any]:
         """What a model has to be told, by the names of its arguments; those that it does not take are left out."""
@@ -83,6 +85,7 @@ class DenseTarget:
     supervision: str = "label"
     points: int = 0
     mirrors: bool = True
+    layout: dict[str, Any] | None = None
 
     def model_arguments(self) -> dict[str, Any]:
         """Logits per voxel."""

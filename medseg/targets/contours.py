@@ -100,10 +100,13 @@ def piece_outlines(mask: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def resample_ring(outline: np.ndarray, count: int) -> np.ndarray:
-    """Points at equal distances along a closed outline, clockwise on the screen from its topmost point.
+    """Points at equal distances along a closed outline, clockwise on the screen.
+
+    The first one lies straight above the outline's centre, which moves less from image to image than the topmost point
+    of a flat organ does.
 
     Args:
-        outline: (n, 2) x and y, in order; of several topmost points the leftmost begins.
+        outline: (n, 2) x and y, in order.
         count: points wanted.
 
     Returns:
@@ -112,7 +115,8 @@ def resample_ring(outline: np.ndarray, count: int) -> np.ndarray:
     x, y = outline.T
     if np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) < 0:  # y grows downwards: positive runs clockwise
         outline = outline[::-1]
-    first = np.lexsort((outline[:, 0], outline[:, 1]))[0]
+    aside, height = np.abs(outline[:, 0] - outline[:, 0].mean()), outline[:, 1] - outline[:, 1].mean()
+    first = np.lexsort((height, np.where(height <= 0, aside, np.inf)))[0]
     closed = np.roll(outline, -first, axis=0)
     closed = np.concatenate([closed, closed[:1]])
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])

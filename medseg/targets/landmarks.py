@@ -29,8 +29,8 @@ class Landmarks:
             name; where there is only one foreground label, that one.
         edges: pairs of landmarks; None makes a ring of every structure. Structures with the ring among their edges are
             filled, of others the edges are drawn.
-        from_masks: learn from label maps alone: the landmarks are spread evenly on each structure's outline, from its
-            topmost point on, clockwise as seen on the screen. Structures that share a label value are its largest
+        from_masks: learn from label maps alone: the landmarks are spread evenly on each structure's outline, from
+            above its centre on, clockwise as seen on the screen. Structures that share a label value are its largest
             pieces, from the left to the right of the image.
         kl_weight: of the divergence of the latent vector from a normal distribution, taken as a mean.
         ignore_label: None; points know no ignored voxels.
@@ -72,6 +72,7 @@ class Landmarks:
         self.total = sum(self.counts.values())
         self.out_channels = 1
         self.supervision, self.points = ("label", 0) if from_masks else ("points", self.total)
+        self.layout = {"structures": dict(self.counts), "edges": self.model_arguments()["edges"]}
         self._pool = pooling(list(self.counts.values()))
         scaled_laplacian(self.total, self.edges or ())  # refuses edges to points that are not there
 
