@@ -15,7 +15,7 @@ from medseg.data.augment import make_augmentation
 from medseg.data.check import check_dataset
 from medseg.data.dataset import open_dataset
 from medseg.data.fingerprint import make_fingerprint
-from medseg.data.landmark_files import read_landmarks
+from medseg.data.landmark_files import faults, read_landmarks
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import prepare
 from medseg.data.preprocess import Preprocessed, preprocess_points, restore_points
@@ -260,3 +260,17 @@ def test_a_changed_landmark_file_is_prepared_again(discs: Path, tmp_path: Path) 
     np.save(discs / "landmarks" / "case0.npy", np.load(discs / "landmarks" / "case0.npy") + 1)
     after, _ = prepared_points(discs, tmp_path / "cache")
     np.testing.assert_allclose(after.points("case0"), first + 1, atol=1e-5)
+
+
+@pytest.mark.realdata
+def test_real_landmarks_fit_their_masks(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "cxr_lungs")
+    lungs = (Structure("right lung", 0, 44, 1), Structure("left lung", 44, 50, 1))
+    assert all(case.landmarks is not None for case in dataset.training)
+    for case in dataset.training[::25]:
+        assert case.landmarks is not None
+        assert case.label is not None
+        points, mask = read_landmarks(case.landmarks, case.id), np.asarray(Image.open(case.label))
+        assert list(faults(points, mask.shape, 94, None)) == []
+        painted = paint(points, lungs, mask.shape)
+        assert 2 * (painted * mask).sum() / (painted.sum() + mask.sum()) > 0.93
