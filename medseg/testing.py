@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipSettings
 from medseg.blocks.skip.path import SkipPath, skip_conditions
@@ -38,6 +39,7 @@ TINY: dict[str, Any] = {
     "image_size": 32,
     "num_heads": 2,
     "reductions": (4, 2, 1),
+    "structures": (6, 5),
     "widths": (8, 16, 16),
     "window_size": 4,
 }
@@ -73,11 +75,26 @@ def tiny_arguments(name: str, spatial_dims: int) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if key in known}
 
 
+def image_of(model: nn.Module, channels: int, *, batch: int = 2, divisors: int = 2) -> Tensor:
+    """A random image (B, C, *S) that a model takes: some divisors along every axis, or its only size.
+
+    A model whose attribute ``output`` is ``"points"`` sees images as a whole, of the size that its divisor says.
+    """
+    divisor: tuple[int, ...] = tuple(cast(Any, model).divisor)
+    return torch.randn(batch, channels, *((1 if gives_points(model) else divisors) * d for d in divisor))
+
+
+def gives_points(model: nn.Module) -> bool:
+    """Whether a model's output is points (B, N, 2) instead of logits on the image's grid."""
+    return getattr(model, "output", "logits") == "points"
+
+
 def check_model(model: nn.Module, *, spatial_dims: int, in_channels: int = 1, out_channels: int = 2) -> None:
     """Check the model contract; a few seconds for a narrow model. The model itself is left unchanged.
 
     Args:
-        model: built for `spatial_dims`, `in_channels` and `out_channels`.
+        model: built for `spatial_dims`, `in_channels` and `out_channels`; one that gives points says so in its
+            attribute ``output``, and its training output may be any nest of tensors, the points first.
         spatial_dims: 2 or 3.
         in_channels: image channels that it takes.
         out_channels: logits per voxel that it returns.
@@ -86,9 +103,10 @@ def check_model(model: nn.Module, *, spatial_dims: int, in_channels: int = 1, ou
     divisor: tuple[int, ...] = tuple(cast(Any, model).divisor)
     assert len(divisor) == spatial_dims, f"divisor {divisor} does not have {spatial_dims} axes"
     _perturb(model, generator)
-    image = torch.randn((2, in_channels, *(2 * d for d in divisor)), generator=generator)
+    only = gives_points(model)
+    image = torch.randn((2, in_channels, *((1 if only else 2) * d for d in divisor)), generator=generator)
     check_training_step(model, image, out_channels)
-    for size in (divisor, tuple(2 * d + 1 for d in divisor)):
+    for size in (divisor,) if only else (divisor, tuple(2 * d + 1 for d in divisor)):
         padded = pad_to_divisor(torch.randn((2, in_channels, *size), generator=generator), divisor)
         check_inference(model, padded, out_channels)
     check_state_round_trip(model, image)
@@ -103,10 +121,10 @@ def check_training_step(model: nn.Module, image: Tensor, out_channels: int) -> N
         out_channels: expected logits per voxel.
     """
     model.train().zero_grad()
-    logits = model(image)
-    heads = logits if isinstance(logits, list) else [logits]
-    _check_logits(heads[0], image, out_channels)
-    for head in heads:
+    output = model(image)
+    heads = tree_leaves(output)
+    _check_logits(model, heads[0], image, out_channels)
+    for head in [] if gives_points(model) else heads:
         assert head.shape[:2] == (len(image), out_channels), f"a head has shape {tuple(head.shape)}"
         assert all(h <= s for h, s in zip(head.shape[2:], image.shape[2:], strict=True)), (
             "a head is larger than the image"
@@ -129,7 +147,7 @@ def check_inference(model: nn.Module, image: Tensor, out_channels: int) -> None:
     model.eval()
     with torch.no_grad():
         logits = model(image)
-        _check_logits(logits, image, out_channels)
+        _check_logits(model, logits, image, out_channels)
         assert torch.equal(logits, model(image)), "evaluation is not deterministic"
         reversed_logits = model(image.flip(0)).flip(0)
     assert torch.allclose(logits, reversed_logits, rtol=1e-4, atol=1e-5), "logits depend on the order of the batch"
@@ -227,22 +245,40 @@ def check_target(target: Target, label: Tensor) -> None:
 
     Args:
         target: to be checked.
-        label: (B, 1, *S) label values that the target knows, S at least 4 along every axis, no voxel ignored.
+        label: (B, 1, *S) label values that the target knows, S at least 4 along every axis, no voxel ignored; for a
+            target whose ``supervision`` is ``"points"``, those, (B, N, 2).
     """
     encoded = target.encode(label)
-    logits = torch.randn((len(label), target.out_channels, *label.shape[2:]), requires_grad=True)
+    size = label.shape[2:] if target.dense else (8, 8)
+    logits = torch.randn((len(label), *target.output_shape(size)), requires_grad=True)
     loss = target.loss(logits, encoded)
     assert loss.shape == (), f"the loss has shape {tuple(loss.shape)}, not a scalar's"
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.isfinite().all(), "the gradient of the loss is not finite"
     assert gradient.any(), "the loss has no gradient"
-    halved = nn.functional.avg_pool2d(logits, 2) if logits.ndim == 4 else nn.functional.avg_pool3d(logits, 2)
-    assert target.loss([logits, halved], encoded).isfinite(), "the loss of two heads is not finite"
-    _check_probabilities(target, logits.detach(), label)
+    if target.dense:
+        _check_heads(target, logits, encoded)
+        _check_probabilities(target, logits.detach(), label)
+    else:
+        _check_points(target, logits.detach(), size)
     description = json.loads(json.dumps(target.to_dict()))
     rebuilt = build_target(description)
     assert rebuilt.to_dict() == target.to_dict(), "to_dict does not survive build_target"
     assert torch.equal(rebuilt.loss(logits, rebuilt.encode(label)), loss), "the rebuilt target has another loss"
+
+
+def _check_heads(target: Target, logits: Tensor, encoded: Tensor) -> None:
+    halved = nn.functional.avg_pool2d(logits, 2) if logits.ndim == 4 else nn.functional.avg_pool3d(logits, 2)
+    assert target.loss([logits, halved], encoded).isfinite(), "the loss of two heads is not finite"
+
+
+def _check_points(target: Target, points: Tensor, size: Sequence[int]) -> None:
+    found = target.activate(points)
+    assert found.shape == points.shape, "activate changes the shape"
+    assert target.activate(points.bfloat16()).dtype == torch.float32, "points of bfloat16 outputs are not float32"
+    decoded = target.decode(found, size)
+    assert decoded.shape == (len(points), *size), f"decode returns shape {tuple(decoded.shape)}"
+    assert not decoded.is_floating_point(), "decode returns no integers"
 
 
 def pad_to_divisor(image: Tensor, divisor: Sequence[int]) -> Tensor:
@@ -251,9 +287,11 @@ def pad_to_divisor(image: Tensor, divisor: Sequence[int]) -> Tensor:
     return nn.functional.pad(image, [side for m in reversed(missing) for side in (0, m)])
 
 
-def _check_logits(logits: Tensor, image: Tensor, out_channels: int) -> None:
-    expected = (len(image), out_channels, *image.shape[2:])
+def _check_logits(model: nn.Module, logits: Tensor, image: Tensor, out_channels: int) -> None:
+    expected: tuple[int, ...] = (len(image), out_channels, *image.shape[2:])
     assert isinstance(logits, Tensor), f"expected one tensor of logits, not {type(logits).__name__}"
+    if gives_points(model):
+        expected = (len(image), logits.shape[1], 2)
     assert tuple(logits.shape) == expected, f"logits have shape {tuple(logits.shape)}, not {expected}"
     assert logits.isfinite().all(), "logits are not finite"
 

@@ -58,7 +58,10 @@ class CentreCrop:
         shape = sample["image"].shape[1:]
         box = [slice((wide - n) // 2, (wide - n) // 2 + n) for wide, n in zip(shape, self.size, strict=True)]
         image, label = (sample[name][(slice(None), *box)] for name in ("image", "label"))
-        return {**sample, "image": image, "label": label}
+        cut = {**sample, "image": image, "label": label}
+        if "points" in sample:
+            cut["points"] = sample["points"] - torch.tensor([float(part.start) for part in box[::-1]])
+        return cut
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def swap_labels(label: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Te
 
 
 def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) -> Augmentation:
-    """Build an augmentation: "none", "light", "default", or a "list" of albumentations transforms.
+    """Build an augmentation: "none", "light", "default", "landmarks" for images seen as a whole, or a "list".
 
     Args:
         name: of the preset; "list" takes one option, ``transforms``, see `medseg.data.augment_list.listed_steps`.
@@ -119,7 +122,8 @@ def make_augmentation(name: str, spatial_dims: int, plan: Plan, **options: Any) 
     }
     settings = replace(PRESETS[name], **given)
     axes = movable_axes(plan)
-    size = wider_size(plan.patch_size, axes) if settings.spatial_probability > 0 else plan.patch_size
+    wider = settings.spatial_probability > 0 and not settings.keep_inside
+    size = wider_size(plan.patch_size, axes) if wider else plan.patch_size
     crop = CentreCrop(plan.patch_size)
     mirror = Mirror(plan.mirror_axes, plan.mirror_swaps, settings.mirror_probability)
     spatial, *intensity = _steps(spatial_dims, settings, plan, axes)
@@ -142,6 +146,8 @@ def _listed(spatial_dims: int, plan: Plan, **options: Any) -> Augmentation:
 
 def _steps(spatial_dims: int, settings: AugmentationSettings, plan: Plan, axes: Sequence[int]) -> tuple[Transform, ...]:
     """The spatial step, then the intensity steps. MONAI and albumentations take seconds to import: only here."""
+    if settings.keep_inside and spatial_dims != 2:
+        raise UsageError("augmentation with keep_inside is for 2D images", fix="use augmentation=light")
     if spatial_dims == 2:
         from medseg.data.augment2d import steps_2d
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medseg.data.augment_inside import MoveInside
 from medseg.data.augment_settings import AugmentationSettings, Sample, Transform
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
@@ -23,11 +24,15 @@ import albumentations as A
 __all__ = ["Intensity2d", "Spatial2d", "albumentations", "steps_2d"]
 
 PIXELS_PER_CONTROL_POINT = 16
+KEYPOINTS = A.KeypointParams(format="xy", remove_invisible=False)
 
 
 def steps_2d(settings: AugmentationSettings) -> tuple[Transform, ...]:
     """The spatial step and the intensity step."""
-    return Spatial2d(_spatial(settings), settings.spatial_probability), Intensity2d(_intensity(settings))
+    move: Transform = MoveInside(settings, settings.spatial_probability)
+    if not settings.keep_inside:
+        move = Spatial2d(_spatial(settings), settings.spatial_probability)
+    return move, Intensity2d(_intensity(settings))
 
 
 def seeded(pipeline: Any, seed: int) -> Any:
@@ -62,9 +67,12 @@ class Spatial2d(_Seeded):
         """Same shapes as before."""
         label = sample["label"][0].numpy()
         mask = label if label.dtype == np.uint8 else label.astype(np.float32)  # OpenCV has no 32-bit integer images
-        moved = self.seeded(params)(image=_channels_last(sample["image"]), mask=mask)
+        keypoints = to_keypoints(sample)
+        moved = self.seeded(params)(image=_channels_last(sample["image"]), mask=mask, keypoints=keypoints)
+        points = {"points": from_keypoints(moved["keypoints"])} if "points" in sample else {}
         return {
             **sample,
+            **points,
             "image": _channels_first(moved["image"]),
             "label": torch.from_numpy(np.ascontiguousarray(moved["mask"][None])).to(sample["label"].dtype),
         }
@@ -88,7 +96,7 @@ def _spatial(s: AugmentationSettings) -> Any:
     # Measured: smoothed noise of size alpha moves a pixel by at most about alpha / (5.5 sigma).
     alpha = s.elastic_voxels * 5.5 * PIXELS_PER_CONTROL_POINT
     elastic = A.ElasticTransform(alpha=alpha, sigma=PIXELS_PER_CONTROL_POINT, p=s.elastic_probability)
-    return A.Compose([affine, elastic])
+    return A.Compose([affine, elastic], keypoint_params=KEYPOINTS)
 
 
 def _intensity(s: AugmentationSettings) -> Any:
@@ -107,6 +115,16 @@ def _intensity(s: AugmentationSettings) -> Any:
             A.RandomGamma(gamma_limit=gamma, p=s.gamma_probability),
         ]
     )
+
+
+def to_keypoints(sample: Sample) -> np.ndarray:
+    """The sample's landmarks, (N, 2); albumentations calls a pixel's centre 0 where ours is 0.5."""
+    return sample["points"].numpy() - 0.5 if "points" in sample else np.empty((0, 2), np.float32)
+
+
+def from_keypoints(keypoints: np.ndarray) -> torch.Tensor:
+    """The inverse of `to_keypoints`."""
+    return torch.from_numpy(np.asarray(keypoints, np.float32)[:, :2] + 0.5)
 
 
 def _channels_last(image: torch.Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ class AugmentationSettings:
         blur_sigma: of the Gaussian, in voxels.
         brightness, contrast, gamma: factors and exponents.
         low_resolution: fraction of the resolution that is simulated.
+        keep_inside: 2D only: no landmark, or no foreground, leaves the image, see `medseg.data.augment_inside`.
     """
 
     rotation_degrees: float = 30.0
@@ -47,6 +48,7 @@ class AugmentationSettings:
     contrast_probability: float = 0.15
     gamma_probability: float = 0.3
     low_resolution_probability: float = 0.15
+    keep_inside: bool = False
 
 
 PRESETS = {
@@ -60,6 +62,21 @@ PRESETS = {
         blur_probability=0.0,
         low_resolution_probability=0.0,
         gamma=(0.8, 1.25),
+    ),
+    "landmarks": AugmentationSettings(
+        rotation_degrees=3.0,
+        scale=(0.8, 2.0),
+        keep_inside=True,
+        spatial_probability=1.0,
+        mirror_probability=0.0,
+        noise_std=(5 / 128, 5 / 128),  # 1/128 of the image's range
+        noise_probability=1.0,
+        gamma=(0.6, 1.2),
+        gamma_probability=1.0,
+        blur_probability=0.0,
+        brightness_probability=0.0,
+        contrast_probability=0.0,
+        low_resolution_probability=0.0,
     ),
 }
 

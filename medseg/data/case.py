@@ -19,6 +19,7 @@ class Case:
         label: label map; None for a case without reference.
         metadata: columns of the dataset's table, e.g. patient and site.
         coding: how the label file's pixels become label values; None: they are label values.
+        landmarks: .npy or .csv file with its points, see `medseg.data.landmark_files`.
     """
 
     id: str
@@ -26,3 +27,4 @@ class Case:
     label: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     coding: LabelCoding | None = None
+    landmarks: Path | None = None

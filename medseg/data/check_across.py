@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.case_files import describe_missing, group_images, image_files
+from medseg.data.check_landmarks import check_landmark_files
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.duplicates import Pair, alike_pairs, exact_pairs, leaks
 from medseg.data.findings import Finding, Severity
@@ -45,6 +46,7 @@ def check_across(dataset: SegmentationDataset, reports: Reports, split: Mapping[
         *_spacings(reports),
         *_sides(dataset, reports),
         *_intensities(dataset, reports),
+        *_landmarks(dataset, reports),
     ]
 
 
@@ -183,6 +185,12 @@ def _intensities(dataset: SegmentationDataset, reports: Reports) -> Iterator[Fin
         elif lowest >= 0 and is_ct:
             problem = f"channel 'CT' never goes below {lowest:g} (Hounsfield units do)"
             yield Finding("warning", problem, fix="export Hounsfield units, or give the channel another name")
+
+
+def _landmarks(dataset: SegmentationDataset, reports: Reports) -> Iterator[Finding]:
+    cases = {case.id: case.landmarks for case in (*dataset.training, *dataset.test)}
+    counts = {case: report.landmarks for case, report in reports.items()}
+    yield from check_landmark_files(dataset.root, cases, counts, dataset.landmarks)
 
 
 def _mm(spacing: Sequence[float] | np.ndarray) -> str:

@@ -14,6 +14,7 @@ from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.color import CHANNELS, checked_color
 from medseg.data.label_codes import parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
+from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.layouts import Layout, find_layout, with_labels
 from medseg.data.metadata import read_metadata
 from medseg.data.own_split import divide, matching, with_table
@@ -42,6 +43,7 @@ class SegmentationDataset:
         split: ids under "train" and "val", where the dataset itself says which of its training cases validate.
         list_file: the table that the cases come from; other files of their folders are left out on purpose.
         unlabelled: ids of images without a label, which are left out.
+        landmarks: what the points of its landmark files belong to, if a landmarks.json says so.
     """
 
     name: str
@@ -60,6 +62,7 @@ class SegmentationDataset:
     split: dict[str, list[str]] | None = None
     list_file: Path | None = None
     unlabelled: tuple[str, ...] = ()
+    landmarks: LandmarkLayout | None = None
 
     @property
     def validation(self) -> tuple[Case, ...]:
@@ -75,6 +78,7 @@ class SegmentationDataset:
             "ignore_label": self.ignore_label,
             "regions": self.regions,
             "class_order": self.regions_class_order,
+            **(self.landmarks.to_dict() if self.landmarks else {}),
         }
 
     def case(self, case_id: str) -> Case:
@@ -128,6 +132,7 @@ def open_dataset(
         dataset = _open_nnunet(root, description)
     else:
         dataset = _open_plain(root, description, listed, color, instances, strict)
+    dataset = _with_landmarks(dataset)
     _check(dataset, strict, unlabelled)
     return dataset
 
@@ -245,6 +250,18 @@ def _dataset(
         synthetic=bool(description.get("synthetic", False)),
         regions_class_order=table.regions_class_order,
     )
+
+
+def _with_landmarks(dataset: SegmentationDataset) -> SegmentationDataset:
+    """Cases with the landmark files that lie beside their images, if there are any."""
+    found = find_landmarks(dataset.root)
+    if not found.files and found.layout is None:
+        return dataset
+    training, test = (
+        tuple(replace(case, landmarks=found.files.get(case.id)) for case in part)
+        for part in (dataset.training, dataset.test)
+    )
+    return replace(dataset, training=training, test=test, landmarks=found.layout)
 
 
 def _cases(root: Path, folders: tuple[str, str], channels: int, ending: object) -> tuple[list[Case], list[Case]]:

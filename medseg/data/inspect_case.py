@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from medseg.data.case_files import describe_missing
+from medseg.data.check_landmarks import inspect_landmarks
 from medseg.data.color import COLOR_FIX, in_color
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.duplicates import thumbnail
 from medseg.data.findings import Finding, Repair
+from medseg.data.landmark_files import LandmarkLayout
 from medseg.errors import BadLabels, BadVoxels, MedsegError
 from medseg.io import Geometry, Volume, read_labels, read_volume, to_canonical
 from medseg.io.volume import corner_distance
@@ -36,6 +38,7 @@ class CaseReport:
         minimum: lowest intensity of each channel.
         content: digest of the voxels in canonical order, the same for equal scans in any orientation.
         small: `thumbnail` of the image.
+        landmarks: number of points in its landmark file; None if there is none that can be used.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -45,6 +48,7 @@ class CaseReport:
     minimum: tuple[float, ...] = ()
     content: str | None = None
     small: np.ndarray | None = None
+    landmarks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,20 @@ class CaseInspector:
         channels: number of channels that a case must have.
         known: label values that may occur, with background and ignore label.
         color: what pictures are brought to.
+        layout: what the points of landmark files belong to.
     """
 
     channels: int
     known: frozenset[int]
     color: str = "keep"
+    layout: LandmarkLayout | None = None
 
     @classmethod
     def of(cls, dataset: SegmentationDataset) -> CaseInspector:
         """The inspector for a dataset's cases."""
         ignore = set() if dataset.ignore_label is None else {dataset.ignore_label}
-        return cls(len(dataset.channel_names), frozenset({0, *dataset.labels.values(), *ignore}), dataset.color)
+        known = frozenset({0, *dataset.labels.values(), *ignore})
+        return cls(len(dataset.channel_names), known, dataset.color, dataset.landmarks)
 
     def __call__(self, case: Case) -> CaseReport:
         """Read all files of a case and report on them; faults become findings."""
@@ -76,6 +83,10 @@ class CaseInspector:
             self._check_image(case, volumes, report)
         if case.label is not None:
             self._check_labels(case, case.label, volumes, report)
+        if case.landmarks is not None and volumes:
+            grid = volumes[0].geometry
+            report.landmarks, faults = inspect_landmarks(case.landmarks, case.id, grid, self.layout)
+            report.findings += faults
         return report
 
     def _check_image(self, case: Case, volumes: Sequence[Volume], report: CaseReport) -> None:

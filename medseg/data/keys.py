@@ -16,7 +16,7 @@ def digest(facts: Any) -> str:
 
 def case_key(case: Case) -> str:
     """SHA-256 over the case's files, path, size and modification time (None if not there), and how labels are coded."""
-    paths = [*case.images, *([case.label] if case.label else [])]
+    paths = [*case.images, *filter(None, (case.label, case.landmarks))]
     stats = [path.stat() if path.exists() else None for path in paths]
     files = [[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)]
     return digest(files if case.coding is None else [*files, case.coding.to_dict()])

@@ -14,6 +14,7 @@ import numpy as np
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
 from medseg.data.keys import case_key, digest
+from medseg.data.landmark_files import LandmarkLayout, read_case_landmarks
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepared import PreparedDataset, sample_foreground
@@ -21,6 +22,7 @@ from medseg.data.preprocess import (
     Preprocessed,
     preprocess,
     preprocess_labels,
+    preprocess_points,
     restore_channels,
     restore_labels,
     restore_probabilities,
@@ -59,6 +61,7 @@ def prepare(
     cache_dir: str | Path | None = None,
     workers: int | str | None = None,
     progress: bool = True,
+    points: int = 0,
 ) -> PreparedDataset:
     """Preprocess cases into ``cache_dir/<dataset>/<key of the settings>``; cases already there are kept.
 
@@ -72,16 +75,18 @@ def prepare(
         cache_dir: default `default_cache_dir`.
         workers: processes; 0 is this one; default chosen from data, cores and memory.
         progress: show a progress bar.
+        points: landmarks that every case must have; they are prepared too. 0: landmark files are not read.
 
     Raises:
         InputRefused: cases that cannot be used; the others are prepared, the first bad one is told in full.
         ResourceError: a worker died (its case is named) or the disk is full.
     """
     base = Path(cache_dir or default_cache_dir()).expanduser()
-    prepared = PreparedDataset(base / dataset.name / settings_key(plan), sorted(case_ids))
+    prepared = PreparedDataset(base / dataset.name / settings_key(plan, points), sorted(case_ids))
     prepared.folder.mkdir(parents=True, exist_ok=True)
     missing = [case for case in map(dataset.case, prepared.ids) if prepared.key(case.id) != case_key(case)]
-    function = partial(_prepare_case, plan=plan, prepared=prepared)
+    layout = dataset.landmarks
+    function = partial(_prepare_case, plan=plan, prepared=prepared, points=points, layout=layout)
     count = choose_workers(workers, missing) if missing else 0
     shown = progress and bool(missing)
     outcomes = list(map_cases(function, missing, workers=count, title="prepare", progress=shown))
@@ -111,15 +116,18 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
     return 0
 
 
-def settings_key(plan: Plan) -> str:
+def settings_key(plan: Plan, points: int = 0) -> str:
     """First 16 hex digits of the SHA-256 over every setting that changes a prepared array."""
     names: tuple[str, ...] = ("spatial_dims", "labels", "ignore_label", "spacing", "normalization", "crop_nonzero")
     names = (*names, "size", "slice_axis", "color")
     settings = {name: plan.to_dict()[name] for name in names}
-    return digest({"version": PREPARE_VERSION, **settings})[:16]
+    landmarks = {"points": points} if points else {}
+    return digest({"version": PREPARE_VERSION, **settings, **landmarks})[:16]
 
 
-def _prepare_case(case: Case, *, plan: Plan, prepared: PreparedDataset) -> None:
+def _prepare_case(
+    case: Case, *, plan: Plan, prepared: PreparedDataset, points: int, layout: LandmarkLayout | None
+) -> None:
     key = case_key(case)  # before reading: a file that changes meanwhile is prepared again next time
     if prepared.key(case.id) == key:  # another run was faster
         return
@@ -130,7 +138,11 @@ def _prepare_case(case: Case, *, plan: Plan, prepared: PreparedDataset) -> None:
     labels = preprocess_labels(raw, done)
     classes = sorted(set(plan.labels.values()) - {0, plan.ignore_label})
     rng = np.random.default_rng(zlib.crc32(case.id.encode()))
-    prepared.write(case.id, key, image, labels, sample_foreground(labels, classes, FOREGROUND_SAMPLES, rng))
+    found = None
+    if points:
+        raw_points = read_case_landmarks(case.landmarks, case.id, volume.geometry.shape, points, layout)
+        found = preprocess_points(raw_points, done)
+    prepared.write(case.id, key, image, labels, sample_foreground(labels, classes, FOREGROUND_SAMPLES, rng), found)
 
 
 def _first(failed: Mapping[str, MedsegError], total: int) -> MedsegError:

@@ -35,6 +35,10 @@ class PreparedDataset:
         """(*P) uint8, int16 or int32, memory-mapped and read-only."""
         return load_array(self.folder / case_id / "label.npy", mmap=True)
 
+    def points(self, case_id: str) -> np.ndarray:
+        """(N, 2) float32 landmarks, x and y in pixels of the prepared grid."""
+        return load_array(self.folder / case_id / "points.npy", mmap=False)
+
     def foreground(self, case_id: str) -> dict[int, np.ndarray]:
         """Label value -> (n, d) voxel positions sampled from that class; kept in memory once read."""
         if case_id not in self._foreground:
@@ -56,7 +60,13 @@ class PreparedDataset:
         return facts["key"] if facts["bytes"] == self._bytes(case_id) else None
 
     def write(
-        self, case_id: str, key: str, image: np.ndarray, labels: np.ndarray, foreground: dict[int, np.ndarray]
+        self,
+        case_id: str,
+        key: str,
+        image: np.ndarray,
+        labels: np.ndarray,
+        foreground: dict[int, np.ndarray],
+        points: np.ndarray | None = None,
     ) -> None:
         """Store a case; interrupted at any point, it counts as absent.
 
@@ -64,11 +74,13 @@ class PreparedDataset:
             ResourceError: the disk is full or cannot be written.
         """
         folder = self.folder / case_id
-        arrays = (image, labels, _rows(foreground, labels.ndim))
+        arrays = {"image": image, "label": labels, "foreground": _rows(foreground, labels.ndim)}
+        if points is not None:
+            arrays["points"] = points
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "case.json").unlink(missing_ok=True)
-            for name, array in zip(ARRAYS, arrays, strict=True):
+            for name, array in arrays.items():
                 _replace(folder / f"{name}.npy", array)
         except OSError as error:
             fix = "free space or set cache_dir"
@@ -78,7 +90,9 @@ class PreparedDataset:
 
     def _bytes(self, case_id: str) -> list[int]:
         paths = [self.folder / case_id / f"{name}.npy" for name in ARRAYS]
-        return [path.stat().st_size if path.exists() else -1 for path in paths]
+        sizes = [path.stat().st_size if path.exists() else -1 for path in paths]
+        points = self.folder / case_id / "points.npy"  # only of cases with landmarks
+        return [*sizes, points.stat().st_size] if points.exists() else sizes
 
 
 def _replace(path: Path, array: np.ndarray) -> None:

@@ -86,6 +86,23 @@ def preprocess_labels(labels: Volume, done: Preprocessed) -> np.ndarray:
     return np.ascontiguousarray(resample_labels(cropped, done.resampled_shape))
 
 
+def preprocess_points(points: np.ndarray, done: Preprocessed) -> np.ndarray:
+    """Landmarks of a 2D image on the grid of `preprocess`: (N, 2) pixels (x, y) of the file -> of that grid.
+
+    Pixel i covers i to i + 1, as in `medseg.data.resample`: the outer edges of both grids are the same.
+    """
+    (top, _), (left, _) = done.bbox
+    scale = np.divide(done.resampled_shape, done.cropped_shape)[::-1]
+    return ((points - (left, top)) * scale).astype(np.float32)
+
+
+def restore_points(points: np.ndarray, done: Preprocessed) -> np.ndarray:
+    """The inverse of `preprocess_points`: (N, 2) pixels of the prepared grid -> of the file."""
+    (top, _), (left, _) = done.bbox
+    scale = np.divide(done.cropped_shape, done.resampled_shape)[::-1]
+    return (points * scale + (left, top)).astype(np.float32)
+
+
 def restore_probabilities(probabilities: torch.Tensor, done: Preprocessed) -> torch.Tensor:
     """Class probabilities back at the file's spacing: (K, *resampled_shape) -> (K, *cropped_shape), still canonical."""
     return resample(probabilities, done.cropped_shape)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from medseg.data.plan import Plan
 from medseg.data.plan_rules import inserted
 from medseg.data.prepared import PreparedDataset
-from medseg.errors import BadDataset
+from medseg.errors import BadDataset, UsageError
 
 Sample = dict[str, Any]
 JITTER = 4  # a patch's centre lies within a quarter of the patch from the voxel it was drawn for
@@ -36,6 +36,8 @@ class PatchDataset(Dataset[Sample]):
         augment: ``(generator, sample) -> sample`` as `medseg.data.augment.make_augmentation` builds it. Its
             ``input_size``, if it has one, is cut instead of the patch: the margin that rotation draws from. Where the
             plan cuts slices, it sees them as 2D images.
+        whole: every patch must hold the whole image, as networks that find landmarks need it.
+        points: add the landmarks that were prepared.
     """
 
     def __init__(
@@ -48,21 +50,29 @@ class PatchDataset(Dataset[Sample]):
         seed: int = 0,
         foreground_fraction: float = 1 / 3,
         augment: Callable[[np.random.Generator, Sample], Sample] | None = None,
+        whole: bool = False,
+        points: bool = False,
     ) -> None:
         if not ids:
             raise BadDataset("there is no case to sample patches from", fix="see the split of this fold")
         self.prepared, self.ids, self.seed, self.augment = prepared, sorted(ids), seed, augment
+        self.points = points
         self.patch_size, self.batch_size = plan.patch_size, batch_size or plan.batch_size
         self.slice_axis = plan.slice_axis
         self.foreground_from = self.batch_size - round(self.batch_size * foreground_fraction)
         self.announce: Callable[[str], None] = lambda case_id: None  # told each case before it is read
         self.having: dict[int, list[str]] = {}
         for id_ in self.ids:
+            if whole:
+                check_whole(prepared.labels(id_).shape, plan.patch_size, id_)
             for value in prepared.classes(id_):
                 self.having.setdefault(value, []).append(id_)
 
     def __getitem__(self, index: int) -> Sample:
-        """{"image": (C, *patch) float32, "label": (1, *patch) integers, "case": id}, as tensors."""
+        """{"image": (C, *patch) float32, "label": (1, *patch) integers, "case": id}, as tensors.
+
+        With landmarks also "points" (N, 2) float32, x and y in units of the patch's width and height.
+        """
         rng = np.random.default_rng((self.seed, index))
         batch, place = divmod(index, self.batch_size)
         if place >= self.foreground_from and self.having:
@@ -73,6 +83,8 @@ class PatchDataset(Dataset[Sample]):
         if self.augment is not None:
             with one_thread():
                 sample = self._augmented(rng, sample)
+        if self.points:
+            sample["points"] = sample["points"] / torch.tensor(sample["image"].shape[:0:-1])
         return {**sample, "case": case_id}
 
     def _augmented(self, rng: np.random.Generator, sample: Sample) -> Sample:
@@ -101,10 +113,23 @@ class PatchDataset(Dataset[Sample]):
         start = patch_start(rng, labels.shape, self.patch_size, voxel)
         size = self.patch_size if self.augment is None else self._input_size(self.augment)
         start = [first - (wide - n) // 2 for first, wide, n in zip(start, size, self.patch_size, strict=True)]
-        return {
+        sample = {
             "image": torch.from_numpy(cut_padded(image, start, size)),
             "label": torch.from_numpy(cut_padded(labels[None], start, size)),
         }
+        if self.points:
+            corner = np.array(start[::-1], np.float32)
+            sample["points"] = torch.from_numpy(self.prepared.points(case_id) - corner)
+        return sample
+
+
+def check_whole(shape: Sequence[int], patch: Sequence[int], case_id: str | None = None) -> None:
+    """Refuse an image larger than what a network sees that must see it as a whole. Raises UsageError."""
+    if all(n <= p for n, p in zip(shape, patch, strict=True)):
+        return
+    found, seen = ("x".join(map(str, size)) for size in (shape, patch))
+    problem = f"the image has {found} pixels at the plan's spacing, and the network sees a whole image in {seen}"
+    raise UsageError(problem, case=case_id, fix="train with a larger plan.patch_size, or a coarser plan.spacing")
 
 
 def case_in_turn(ids: Sequence[str], seed: int, number: int) -> str:

@@ -6,6 +6,7 @@ from medseg.evaluation.comparison import Comparison, compare
 from medseg.evaluation.evaluator import Evaluator
 from medseg.evaluation.folders import CaseFiles, pair_folders
 from medseg.evaluation.intervals import Interval, bootstrap_interval
+from medseg.evaluation.landmark_report import report_landmarks
 from medseg.evaluation.landmarks import evaluate_landmarks
 from medseg.evaluation.metrics import METRICS, Metric
 from medseg.evaluation.ranking import Ranking, rank
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate_landmarks",
     "pair_folders",
     "rank",
+    "report_landmarks",
     "seed_variance",
     "smallest_difference",
     "stratify",

@@ -16,6 +16,7 @@ from medseg.evaluation.evaluator import Evaluator
 from medseg.evaluation.folders import CaseFiles, FolderPair
 from medseg.evaluation.inputs import find_pairs, groups_of, metadata_of
 from medseg.evaluation.intervals import CONFIDENCE
+from medseg.evaluation.landmark_report import report_landmarks
 from medseg.evaluation.report import Report
 from medseg.io import read_labels
 
@@ -90,6 +91,7 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
     report = _evaluate(predictions, cfg.get("references"), **grouping, confidence=confidence, settings=settings)
     report.save(output)
     report.print()
+    report_landmarks([result.files for result in report.results], output)
     print(f"Report: {output / 'report.html'}")
     return PartialFailure.exit_code if report.skipped or report.missing else 0
 

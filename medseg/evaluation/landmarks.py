@@ -32,8 +32,9 @@ def evaluate_landmarks(
 
     Returns:
         Scores of "all" landmarks and of every structure: ``mse`` (squared coordinate error in voxels, mean over points
-        and axes, as landmark networks report it), ``mse_mm2``, ``mean_radial_error`` and ``sd_radial_error`` in
-        mm, ``success_rate_Xmm`` (share of the reference's landmarks found within X mm: a missing one is a failure),
+        and axes, as landmark networks report it), ``mse_mm2``, ``mean_radial_error_px`` in voxels,
+        ``mean_radial_error`` and ``sd_radial_error`` in mm, ``success_rate_Xmm``
+        (share of the reference's landmarks found within X mm: a missing one is a failure),
         ``n``, and ``n_missing``, which the errors cannot contain. None is undefined.
 
     Raises:
@@ -67,6 +68,7 @@ def _scores(
         "n_missing": n - found,
         "mse": float((offsets**2).mean()) if found else None,
         "mse_mm2": float(((offsets * spacing) ** 2).mean()) if found else None,
+        "mean_radial_error_px": float(np.linalg.norm(offsets, axis=1).mean()) if found else None,
         "mean_radial_error": float(radial.mean()) if found else None,
         "sd_radial_error": float(radial.std(ddof=1)) if found > 1 else None,
         **{f"success_rate_{mm:g}mm": float((radial <= mm).sum() / n) if n else None for mm in thresholds},

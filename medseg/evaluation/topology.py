@@ -76,6 +76,18 @@ class Betti2Error(BettiError):
     definition = "Difference of the numbers of closed cavities (background 6 neighbours); 0 in 2D."
 
 
+@METRICS.register("implausible")
+class Implausible(Metric):
+    """1 where the prediction has pieces or holes that the reference has not."""
+
+    key, best, worst = "Implausible", 0.0, 1.0
+    definition = "1 if the prediction has more pieces, tunnels (2D: holes) or cavities than the reference, else 0."
+
+    def __call__(self, pair: ClassPair) -> float:
+        prediction, reference = (betti_numbers(mask) for mask in pair.masks)
+        return float(any(found > known for found, known in zip(prediction, reference, strict=True)))
+
+
 def betti_numbers(mask: np.ndarray) -> tuple[int, int, int]:
     """Pieces, tunnels (2D: holes) and cavities of a mask (*S) bool, 2D or 3D.
 

@@ -125,7 +125,7 @@ def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
     content, description = load_onnx(folder)
     plan, target = _described(description, folder, "window_bytes")
     network = OnnxNetwork(content, device=profile.device, threads=profile.threads)
-    network.check_shapes((len(plan.channel_names), *plan.patch_size), (target.out_channels, *plan.patch_size))
+    network.check_shapes((len(plan.channel_names), *plan.patch_size), target.output_shape(plan.patch_size))
     operations, window_bytes = description.get("postprocessing", ()), int(description["window_bytes"])
     return Member(network, plan, target, network.profile, tuple(operations), window_bytes)
 

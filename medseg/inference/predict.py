@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg.data.dataset import Case
+from medseg.data.landmark_files import LAYOUT
 from medseg.data.own_split import matching
 from medseg.errors import MedsegError, PartialFailure
 from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
-from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable
+from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable, write_json
 
 Outcome = Segmentation | MedsegError
 
@@ -60,9 +61,18 @@ def predict_cases(
     record = Record() if record is None else record
     doubt = predictor.uncertainty
     files = [
-        output_files(case, Path(output), probabilities=probabilities, dicom_seg=dicom_seg, uncertainty=doubt)
+        output_files(
+            case,
+            Path(output),
+            probabilities=probabilities,
+            dicom_seg=dicom_seg,
+            uncertainty=doubt,
+            landmarks=not predictor.target.dense,
+        )
         for case in cases
     ]
+    if predictor.target.layout is not None:
+        write_json(Path(output) / LAYOUT, predictor.target.layout)
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)
@@ -92,7 +102,13 @@ def predict_cases(
 
 
 def output_files(
-    case: Case, folder: Path, *, probabilities: bool, dicom_seg: bool, uncertainty: str | None = None
+    case: Case,
+    folder: Path,
+    *,
+    probabilities: bool,
+    dicom_seg: bool,
+    uncertainty: str | None = None,
+    landmarks: bool = False,
 ) -> dict[str, Path]:
     """The files of a case, by the arguments of `Segmentation.save` that name them."""
     image = case.images[0]
@@ -102,6 +118,8 @@ def output_files(
         files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
     if uncertainty:
         files["uncertainty"] = folder / f"{case.id}_{uncertainty}.nii.gz"
+    if landmarks:
+        files["landmarks"] = folder / f"{case.id}.npy"
     if dicom_seg and holds_dicom(image):
         files["dicom_seg"] = folder / f"{case.id}.dcm"
     return files

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medseg.data.dataset import Case
 from medseg.data.plan import Plan
-from medseg.data.preprocess import preprocess
+from medseg.data.preprocess import preprocess, restore_points
 from medseg.device import DeviceProfile, choose_profile
 from medseg.errors import MedsegError, UsageError
 from medseg.inference.dropout import thinned_members
@@ -40,6 +40,7 @@ from medseg.inference.streams import (
 )
 from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.inference.vram import device_need, fitting_window_batch
+from medseg.inference.whole import locate
 from medseg.io import Geometry, from_canonical
 from medseg.targets import Target, build_target
 
@@ -110,6 +111,8 @@ class Predictor:
         own = common_operations([member.postprocessing for member in members]) if postprocess is True else []
         self.operations = own if isinstance(postprocess, bool) else [dict(operation) for operation in postprocess]
         self.target = _with_threshold(members[0].target, threshold)
+        if self.uncertainty and not self.target.dense:
+            raise UsageError(f"a model with target {self.target.name} has no uncertainty map")
 
     @classmethod
     def from_pretrained(
@@ -255,6 +258,8 @@ class Predictor:
             gate: called with what the case will need, before anything is allocated; may wait.
         """
         clock = Stopwatch()
+        if probabilities and not self.target.dense:
+            raise UsageError(f"a model with target {self.target.name} has no probabilities")
         with clock("read"):
             case = source.id if isinstance(source, Case) else case
             resolved = resolve_source(source, spacing, case)
@@ -277,8 +282,12 @@ class Predictor:
     def segment(self, case: PreparedCase) -> Segmentation:
         """The second half of `predict`: network, resampling to the file's grid, labels."""
         runner = WindowRunner(self.window_batch, self.max_ram)
+        shares = doubt = landmarks = None
         with case.clock("restore"):
-            labels, shares, doubt = self._segment(case, runner)
+            if self.target.dense:
+                labels, shares, doubt = self._segment(case, runner)
+            else:
+                labels, landmarks = self._locate(case, runner)
             labels = from_canonical(labels[None], case.geometry)[0]
             shares = None if shares is None else from_canonical(shares, case.geometry)
             doubt = None if doubt is None else from_canonical(doubt[None], case.geometry)[0]
@@ -295,7 +304,7 @@ class Predictor:
         }
         logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
         return Segmentation(
-            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt
+            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt, landmarks
         )
 
     def _measured(self, case: PreparedCase, meter: PeakMeter) -> Segmentation:
@@ -321,6 +330,19 @@ class Predictor:
             skip_empty=self.skip_empty,
             mask=mask,
         )
+
+    @torch.inference_mode()
+    def _locate(self, case: PreparedCase, runner: WindowRunner) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (*S), and the landmarks (N, 2) that they are painted from: the mean over the members, in pixels."""
+        found = []
+        for member, (array, done) in zip(self.members, case.arrays, strict=True):
+            network = case.clock.timed("network", partial(runner.logits, member))
+            pixels = locate(network, member.target, torch.from_numpy(array), member.plan.patch_size)
+            found.append(restore_points(pixels.numpy(), done))
+        landmarks = np.stack(found).mean(axis=0)
+        shape = case.arrays[0][1].canonical_shape
+        labels = self.target.decode((torch.from_numpy(landmarks) / torch.tensor(shape[::-1]))[None], shape)[0]
+        return labels.numpy(), landmarks
 
     @torch.inference_mode()
     def _segment(self, case: PreparedCase, runner: WindowRunner) -> Maps:

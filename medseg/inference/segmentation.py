@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.io import Geometry, Volume, write_dicom_seg, write_labels, write_volume
+from medseg.io import Geometry, Volume, save_array, write_dicom_seg, write_labels, write_volume
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Segmentation:
             want of memory, see `medseg.inference.fallback`.
         warnings: where the case lies outside of what the model was trained on, one line each.
         uncertainty: (*S) float32, 0 to 1, when asked for, else None.
+        landmarks: (N, 2) float32, x and y in pixels of the image, of models that find landmarks, else None.
     """
 
     labels: np.ndarray
@@ -38,6 +39,7 @@ class Segmentation:
     memory: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     uncertainty: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
 
     def volume_ml(self) -> dict[str, float]:
         """Class name -> volume in millilitres (3D) or area in cm^2 / 10 (2D), background left out."""
@@ -50,6 +52,7 @@ class Segmentation:
         probabilities: str | Path | None = None,
         dicom_seg: str | Path | None = None,
         uncertainty: str | Path | None = None,
+        landmarks: str | Path | None = None,
     ) -> None:
         """Write the labels in the format of the path's ending. They come last: where they are, all files are.
 
@@ -58,6 +61,7 @@ class Segmentation:
             probabilities: of a NIfTI file for the probabilities, if there are any.
             dicom_seg: of a .dcm file for a DICOM-SEG, if the image came as DICOM slices.
             uncertainty: of a NIfTI file for the uncertainty, if there is any.
+            landmarks: of a .npy file for the landmarks, if there are any.
 
         Raises:
             ResourceError: one cannot be written; each file is whole or as it was.
@@ -68,6 +72,8 @@ class Segmentation:
             write_volume(probabilities, Volume(self.probabilities, self.geometry))
         if uncertainty is not None and self.uncertainty is not None:
             write_volume(uncertainty, Volume(self.uncertainty[None], self.geometry))
+        if landmarks is not None and self.landmarks is not None:
+            save_array(landmarks, self.landmarks)
         if dicom_seg is not None:
             write_dicom_seg(dicom_seg, self.labels, self.geometry, self.label_names)
         write_labels(path, self.labels, self.geometry)

@@ -24,37 +24,69 @@ class HeadStart(NamedTuple):
 class Target(Protocol):
     """The one place that knows what labels mean.
 
+    Targets that label voxels take the rest from `DenseTarget`; `medseg.targets.landmarks` has one that does not.
+
     Attributes:
-        out_channels: K, logits per voxel.
+        out_channels: K, logits per voxel; of points, values for each voxel that they fill in the end.
         probability_channels: P, what `activate` makes of them; another number than K where one logit says more.
         classes: name -> label values of what is scored.
         head_start: None: as the network initialises itself.
+        dense: whether the output lies on the image's grid, so that large images can be cut into windows, and mirrored
+            outputs averaged. Else the network sees the image as a whole, and its output is points (B, N, 2).
+        supervision: what of a sample `encode` is given, ``"label"`` or ``"points"``.
+        points: landmarks that every case must have to be trained on.
+        mirrors: whether a mirrored image is another example of the same classes.
+        layout: what the output's points belong to, as in landmarks.json; None where there are none.
     """
 
     name: str
     out_channels: int
     probability_channels: int
     head_start: HeadStart | None
+    dense: bool
+    supervision: str
+    points: int
+    mirrors: bool
+    layout: dict[str, Any] | None
 
     @property
     def classes(self) -> dict[str, tuple[int, ...]]: ...
 
-    def encode(self, label: Tensor) -> Tensor:
-        """Label values (B, 1, *S) -> what `loss` compares with. Raises BadLabels for values that it does not know."""
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model has to be told, by the names of its arguments; those that it does not take are left out."""
         ...
 
-    def loss(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Logits (B, K, *S), or one such tensor per head, and an encoded target -> scalar."""
+    def output_shape(self, patch_size: Sequence[int]) -> tuple[int, ...]:
+        """Shape of a network's output for one window, in evaluation, without the batch."""
+        ...
+
+    def encode(self, label: Tensor) -> Tensor:
+        """What ``supervision`` names -> what `loss` compares with. Raises BadLabels for what it does not know.
+
+        Args:
+            label: label values (B, 1, *S); or points (B, N, 2), x and y in units of the patch's width and height.
+        """
+        ...
+
+    def loss(self, logits: Any, target: Tensor) -> Tensor:
+        """Logits (B, K, *S), or one such tensor per head, or points, and an encoded target -> scalar."""
         ...
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Logits (B, K, *S) -> probabilities (B, P, *S) in 0..1, at least float32; so are means of them."""
+        """Logits (B, K, *S) -> probabilities (B, P, *S) in 0..1, at least float32; so are means of them.
+
+        Points stay points (B, N, 2).
+        """
         ...
 
-    def decode(self, probabilities: Tensor) -> Tensor:
+    def decode(self, probabilities: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Probabilities (B, P, *S) -> label values (B, *S), the smallest of uint8, int16 and int32 that holds them.
 
         Where all probabilities are 0 the background is decoded.
+
+        Args:
+            probabilities: or points, of ``activate``.
+            size: of the label map to make of points; probabilities have one already.
         """
         ...
 
@@ -72,6 +104,25 @@ class Target(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Plain data with ``name`` from which `build_target` rebuilds this target."""
         ...
+
+
+class DenseTarget:
+    """What all targets share whose networks give ``out_channels`` logits for each voxel."""
+
+    out_channels: int
+    dense: bool = True
+    supervision: str = "label"
+    points: int = 0
+    mirrors: bool = True
+    layout: dict[str, Any] | None = None
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Logits per voxel."""
+        return {"out_channels": self.out_channels}
+
+    def output_shape(self, patch_size: Sequence[int]) -> tuple[int, ...]:
+        """(K, *patch_size)."""
+        return (self.out_channels, *patch_size)
 
 
 TARGETS: Registry[Target] = Registry("target", "medseg.targets")

@@ -10,13 +10,13 @@ from torch import Tensor
 from medseg.errors import UsageError
 from medseg.losses import build_loss
 from medseg.losses.cross_entropy import at_least_float32
-from medseg.targets.base import TARGETS, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.base import TARGETS, DenseTarget, build_target, categorical_entropy, sum_of_heads
 from medseg.targets.label_codes import LabelCodes
 from medseg.targets.region_table import resolve_regions, swapped_places
 
 
 @TARGETS.register("exclusive")
-class ExclusiveClasses:
+class ExclusiveClasses(DenseTarget):
     """Softmax over the classes, one of which is the background; or one sigmoid channel for two classes.
 
     Channel k stands for the k-th smallest label value, so values need not be consecutive.
@@ -89,7 +89,7 @@ class ExclusiveClasses:
         logits = at_least_float32(logits)
         return logits.sigmoid() if self.binary else logits.softmax(1)
 
-    def decode(self, probabilities: Tensor) -> Tensor:
+    def decode(self, probabilities: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Probabilities (B, K, *S) -> label values (B, *S): the most probable class; when binary, p >= threshold."""
         channels = (probabilities[:, 0] >= self.threshold).long() if self.binary else probabilities.argmax(1)
         return self._codes.painted(self.values, channels)

@@ -11,13 +11,13 @@ from torch import Tensor
 from medseg.errors import UsageError
 from medseg.losses.cross_entropy import at_least_float32
 from medseg.losses.multi_level import MultiLevel, make_multi_level_loss
-from medseg.targets.base import TARGETS, HeadStart, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.base import TARGETS, DenseTarget, HeadStart, build_target, categorical_entropy, sum_of_heads
 from medseg.targets.label_codes import LabelCodes
 from medseg.targets.region_table import check_nested, region_order, regions_of_levels, resolve_regions, swapped_places
 
 
 @TARGETS.register("nested")
-class NestedClasses:
+class NestedClasses(DenseTarget):
     """Multi-level activation (Hu et al. 2018, arXiv 1810.09488; Piraud et al. 2018, arXiv 1804.01910).
 
     Level 0 is outside, level L the innermost region. With one logit x the probability of region j is
@@ -107,7 +107,7 @@ class NestedClasses:
         """Logits (B, 1, *S) -> probabilities of the regions (B, L, *S), at least float32, the outermost's first."""
         return self.activation.steps(at_least_float32(logits)).sigmoid()
 
-    def decode(self, probabilities: Tensor) -> Tensor:
+    def decode(self, probabilities: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Probabilities (B, L, *S) -> label values (B, *S): the number of regions with p >= 0.5 is the level."""
         return self._codes.painted([0, *self.class_order], (probabilities >= 0.5).sum(1))
 

@@ -12,13 +12,13 @@ from medseg.errors import UsageError
 from medseg.losses import IGNORE
 from medseg.losses.cross_entropy import at_least_float32
 from medseg.losses.regions import make_region_loss
-from medseg.targets.base import TARGETS, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.base import TARGETS, DenseTarget, build_target, categorical_entropy, sum_of_heads
 from medseg.targets.label_codes import LabelCodes
 from medseg.targets.region_table import region_order, resolve_regions, swapped_places
 
 
 @TARGETS.register("regions")
-class Regions:
+class Regions(DenseTarget):
     """One sigmoid channel per region; regions are painted into a label map one over the other.
 
     Nothing keeps an inner region inside its outer one before they are painted; see `medseg.targets.NestedClasses`.
@@ -86,7 +86,7 @@ class Regions:
         """Logits (B, R, *S) -> probabilities (B, R, *S), at least float32, one for each region."""
         return at_least_float32(logits).sigmoid()
 
-    def decode(self, probabilities: Tensor) -> Tensor:
+    def decode(self, probabilities: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Probabilities (B, R, *S) -> label values (B, *S): regions with p >= 0.5 painted one over the other."""
         place = torch.zeros_like(probabilities[:, 0], dtype=torch.long)
         for number in range(self.out_channels):

@@ -103,7 +103,7 @@ def fit_part(
     print(f"medseg: {cfg['method']} trains {count:,} of {total:,} parameters on {len(ids)} cases", flush=True)
     plan, profile = Plan.from_dict(description["plan"]), make_profile(cfg["trainer"])
     task = make_task(cfg, network, build_target(description["target"]), profile)
-    data = make_data(cfg, prepared, plan, ids, profile)
+    data = make_data(cfg, prepared, plan, ids, task.target, profile)
     facts = train(cfg["trainer"], run, task, data, (), run.newest_checkpoint(cfg["resume"]))
     changed = changed_state(task.final_network.cpu(), state)
     return changed, skips, {**facts, "trained_parameters": count, "parameters": total}

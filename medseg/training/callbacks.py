@@ -13,7 +13,7 @@ import torch
 
 from medseg.data.prepared import PreparedDataset
 from medseg.evaluation import evaluate_arrays
-from medseg.inference.sliding_window import sliding_window
+from medseg.inference.whole import segment_array
 from medseg.io import save_model
 from medseg.models.slices import without_slices
 from medseg.training.run_folder import RunFolder
@@ -124,15 +124,15 @@ class Validation(pl.Callback):
         scores = np.full((len(self.ids), len(classes)), np.nan)
         for row, case in zip(scores, self.ids, strict=True):
             image = torch.from_numpy(np.array(self.prepared.image(case)))
-            logits = sliding_window(partial(task.profile.run, network), image, self.description["plan"]["patch_size"])
-            predicted = task.target.decode(task.target.activate(logits[None]))[0].numpy()
+            run = partial(task.profile.run, network)
+            predicted = segment_array(run, task.target, image, self.description["plan"]["patch_size"]).numpy()
             found = evaluate_arrays(
                 predicted,
                 np.asarray(self.prepared.labels(case)),
                 spacing=self.description["plan"]["spacing"],
                 labels=classes,
                 metrics=["dice"],
-                ignore_label=self.description["target"]["ignore_label"],
+                ignore_label=self.description["target"].get("ignore_label"),
             )
             row[:] = [np.nan if score["dice"] is None else score["dice"] for score in found.values()]
         network.train(training)

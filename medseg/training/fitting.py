@@ -17,6 +17,7 @@ from medseg.data.splits import limit_training, write_splits
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
 from medseg.models.slices import with_slices, without_slices
+from medseg.targets import Target
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
 from medseg.training.pretrained import load_pretrained
@@ -25,7 +26,7 @@ from medseg.training.report import report_folds, report_validation
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
     choose_folds,
-    fit_patch,
+    fit_plan,
     lasting_arguments,
     load_encoder,
     make_data,
@@ -64,7 +65,7 @@ def fit(cfg: Config) -> Path:
     with run.lock():
         write_json(run.config, dict(cfg))
         dataset = resolve_dataset(cfg["data"])
-        make_target(cfg["target"], dataset)  # refused, if it must be, before any case is read
+        target = make_target(cfg["target"], dataset)  # refused, if it must be, before any case is read
         splits = make_folds(dataset, cfg["data"])
         splits = [limit_training(split, cfg["data"]["limit_train"], cfg["seed"]) for split in splits]
         write_splits(run.splits, splits)
@@ -72,10 +73,11 @@ def fit(cfg: Config) -> Path:
         plan = plan_training(dataset, cfg)
         plan.save(run.plan)
         ids = sorted({case for fold in folds for part in ("train", "val") for case in splits[fold][part]})
-        prepared = prepare(dataset, plan, ids, cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
+        workers = cfg["data"]["workers"]
+        prepared = prepare(dataset, plan, ids, cache_dir=cfg["cache_dir"], workers=workers, points=target.points)
         folders = [run] if len(folds) == 1 else [RunFolder(run.path / f"fold_{fold}") for fold in folds]
         for fold, folder in zip(folds, folders, strict=True):
-            fit_fold(cfg, folder, dataset, prepared, plan, splits[fold], fold)
+            fit_fold(cfg, folder, dataset, prepared, plan, target, splits[fold], fold)
         if len(folds) > 1:
             report_folds(run, folders)
     return run.path
@@ -98,6 +100,7 @@ def fit_fold(
     dataset: SegmentationDataset,
     prepared: PreparedDataset,
     plan: Plan,
+    target: Target,
     split: Mapping[str, list[str]],
     fold: int,
 ) -> None:
@@ -105,8 +108,7 @@ def fit_fold(
     checkpoint = run.newest_checkpoint(cfg["resume"])
     pl.seed_everything(cfg["seed"] + fold, verbose=False)
     profile = make_profile(cfg["trainer"])
-    target = make_target(cfg["target"], dataset)
-    arguments = model_arguments(cfg["model"], plan, target.out_channels)
+    arguments = model_arguments(cfg["model"], plan, target.model_arguments())
     from_run = cfg["pretrained"] and not Path(cfg["pretrained"]).is_file()
     pretrained = load_pretrained(cfg["pretrained"]) if from_run else None
     if pretrained:
@@ -116,8 +118,8 @@ def fit_fold(
         load_encoder(network, cfg["pretrained"])
     start_heads(network, target)
     network = with_slices(network, plan.slice_axis)
-    plan = fit_patch(plan, network)
-    data = make_data(cfg, prepared, plan, split["train"], profile)
+    plan = fit_plan(plan, network, target)
+    data = make_data(cfg, prepared, plan, split["train"], target, profile)
     description = {
         "model": lasting_arguments(arguments),
         "target": target.to_dict(),

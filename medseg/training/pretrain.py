@@ -58,7 +58,7 @@ def pretrain(cfg: Config) -> Path:
         profile = make_profile(cfg["trainer"])
         cases, plan = choose_images(cfg, profile)
         pl.seed_everything(cfg["seed"], verbose=False)
-        arguments = model_arguments(cfg["model"], plan, out_channels=1)
+        arguments = model_arguments(cfg["model"], plan, {"out_channels": 1})
         model = create_model(**arguments)
         encoder = encoder_of(model, arguments["name"])
         plan = fit_patch(plan, model)

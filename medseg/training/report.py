@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.dataset import Case, SegmentationDataset
-from medseg.evaluation import CaseFiles, Evaluator
+from medseg.evaluation import CaseFiles, Evaluator, report_landmarks
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.postprocess import postprocess
 from medseg.inference.postprocess_choice import CaseMaps, choose_postprocessing
@@ -58,7 +58,9 @@ def report_validation(
     report.save(run.validation)
     report.print()
     state, description = load_model(run.path)
-    found = {"metrics": report.summary()["foreground_mean"], "postprocessing": operations}
+    points = report_landmarks(pairs, run.validation)
+    metrics = {**report.summary()["foreground_mean"], **({"landmarks": points["all"]} if points else {})}
+    found = {"metrics": metrics, "postprocessing": operations}
     save_model(run.path, state, {**description, **found})
     print(
         f"medseg: report {run.validation / 'report.html'}, picture {run.validation / 'overlay.png'}, curve {run.curve}"

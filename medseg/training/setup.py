@@ -69,7 +69,7 @@ def make_profile(settings: Config) -> DeviceProfile:
 
 
 def make_target(settings: Config, dataset: SegmentationDataset) -> Target:
-    """The target of ``target``, with the dataset's labels and regions where it takes them."""
+    """The target of ``target``, with the dataset's labels, regions and landmarks where it takes them."""
     return configure_target(settings, dataset.label_facts)
 
 
@@ -89,14 +89,14 @@ def start_heads(network: nn.Module, target: Target) -> None:
             head.bias.data.fill_(0.0 if summed and place else bias)
 
 
-def model_arguments(settings: Config, plan: Plan, out_channels: int) -> dict[str, Any]:
+def model_arguments(settings: Config, plan: Plan, wanted: Config) -> dict[str, Any]:
     """Name and arguments of the model: as configured, with what the plan and the target decide filled in."""
     known = MODELS.arguments(settings["name"])
     seen = plan.in_slice()
     decided = {
         "spatial_dims": seen.spatial_dims,
         "in_channels": len(plan.channel_names),
-        "out_channels": out_channels,
+        **wanted,
         "strides": [list(step) for step in seen.strides],
         "image_size": list(seen.patch_size),
     }
@@ -126,12 +126,22 @@ def load_encoder(network: nn.Module, path: str | Path) -> None:
     encoder.load_backbone(read_weights(path))
 
 
-def fit_patch(plan: Plan, network: nn.Module) -> Plan:
-    """The plan with its patch rounded up to what the network can divide.
+def fit_plan(plan: Plan, network: nn.Module, target: Target) -> Plan:
+    """The plan for a network and a target.
+
+    Its patch is rounded up to what the network can divide, and it mirrors only where the target allows that.
 
     Raises:
         UsageError: the user set a patch that is smaller than the network's divisor.
     """
+    if plan.mirror_axes and not target.mirrors:
+        reason = f"target {target.name} is never mirrored"
+        plan = plan.override(mirror_axes=(), mirror_swaps={}, reasons={**plan.reasons, "mirror_axes": reason})
+    return fit_patch(plan, network)
+
+
+def fit_patch(plan: Plan, network: nn.Module) -> Plan:
+    """The plan with its patch rounded up to what the network can divide; errors as `fit_plan`."""
     divisor: Sequence[int] = network.divisor  # type: ignore[assignment]
     if "set by the user" in plan.reasons.get("patch_size", "") and np.less(plan.patch_size, divisor).any():
         problem = f"plan.patch_size {list(plan.patch_size)} is smaller than the network's divisor {list(divisor)}"
@@ -158,9 +168,9 @@ def make_budget(settings: Config) -> Budget:
 
 
 def make_data(
-    cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], profile: DeviceProfile
+    cfg: Config, prepared: PreparedDataset, plan: Plan, ids: Sequence[str], target: Target, profile: DeviceProfile
 ) -> TrainingData:
-    """Patches of the training cases, augmented."""
+    """Patches of the training cases, augmented, with what the target learns from."""
     seen, augmentation = plan.in_slice(), {k: value for k, value in cfg["augmentation"].items() if value is not None}
     dataset = PatchDataset(
         prepared,
@@ -169,6 +179,8 @@ def make_data(
         seed=cfg["seed"],
         foreground_fraction=cfg["data"]["foreground_fraction"],
         augment=make_augmentation(augmentation.pop("name"), seen.spatial_dims, seen, **augmentation),
+        whole=not target.dense,
+        points=target.supervision == "points",
     )
     workers = choose_loader_workers(cfg["data"]["loader_workers"], profile.device.type)
     settings = cfg["trainer"]

@@ -115,7 +115,7 @@ class SegmentationTask(TrainingTask):
     """A network and its target in training.
 
     Args:
-        network: maps (B, C, *S) to logits (B, K, *S) or, in training, to a list of them.
+        network: maps (B, C, *S) to what the target knows a loss for, e.g. logits (B, K, *S) or a list of them.
         target: turns labels and logits into a loss.
         optimizer, budget, profile, ema: as for `TrainingTask`.
     """
@@ -134,6 +134,6 @@ class SegmentationTask(TrainingTask):
         self.target = target
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """batch: ``image`` (B, C, *S), ``label`` (B, 1, *S), ``case`` B ids -> scalar loss."""
+        """batch: ``image`` (B, C, *S), what the target learns from, ``case`` B ids -> scalar loss."""
         logits = self.network(self.profile.place_batch(batch["image"]))
-        return self.finite(self.target.loss(logits, self.target.encode(batch["label"])), batch["case"])
+        return self.finite(self.target.loss(logits, self.target.encode(batch[self.target.supervision])), batch["case"])

@@ -8,7 +8,7 @@ import torch
 from medseg.errors import UsageError
 from medseg.models import MODELS, create_model
 from medseg.models.table import describe
-from medseg.testing import check_model, model_cases, tiny_arguments
+from medseg.testing import check_model, image_of, model_cases, tiny_arguments
 
 CASES = model_cases()
 FLAT = [name for name, dims in CASES if dims == 2]
@@ -28,7 +28,7 @@ def test_model_keeps_the_contract(name: str, spatial_dims: int) -> None:
 @pytest.mark.parametrize("name", FLAT)
 def test_exported_model_computes_the_same(name: str) -> None:
     model = create_model(name, **tiny_arguments(name, 2)).eval()
-    image = torch.randn(1, 2, *(2 * d for d in model.divisor))
+    image = image_of(model, 2, batch=1)
     exported = torch.export.export(model, (image,)).module()
     torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-5)
 
@@ -37,7 +37,7 @@ def test_exported_model_computes_the_same(name: str) -> None:
 def test_compiler_takes_the_whole_model_as_one_graph(name: str) -> None:
     torch.compiler.reset()
     model = create_model(name, **tiny_arguments(name, 2)).to(memory_format=torch.channels_last).eval()
-    image = torch.randn(1, 2, *(2 * d for d in model.divisor)).to(memory_format=torch.channels_last)
+    image = image_of(model, 2, batch=1).to(memory_format=torch.channels_last)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
@@ -46,7 +46,7 @@ def test_compiler_takes_the_whole_model_as_one_graph(name: str) -> None:
 @pytest.mark.parametrize("name", FLAT)
 def test_bfloat16_channels_last_is_close_to_float32(name: str) -> None:
     model = create_model(name, **tiny_arguments(name, 2)).eval()
-    image = torch.randn(2, 2, *(4 * d for d in model.divisor))
+    image = image_of(model, 2, divisors=4)
     with torch.no_grad():
         exact = model(image)
         model, image = model.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ def test_anisotropic_strides_set_the_divisor(name: str) -> None:
 @pytest.mark.parametrize("name", FLAT)
 def test_wrong_size_is_refused_with_the_fitting_one(name: str) -> None:
     model = create_model(name, **tiny_arguments(name, 2))
-    size = [2 * d for d in model.divisor]
+    size = image_of(model, 2).shape[2:]
     with pytest.raises(UsageError, match=rf"pad to \({size[0]}, {size[1]}\)"):
         model(torch.zeros(1, 2, size[0] - 1, size[1]))
 

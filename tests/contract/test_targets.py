@@ -36,6 +36,10 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "head_weights": [2, 1],
         },
     ],
+    "landmarks": [
+        {"labels": LABELS, "structures": {"organ": 7, "lesion": 4}},
+        {"labels": LABELS, "structures": {"a": 3, "b": 4}, "values": {"a": 1, "b": 1}, "edges": [[0, 1], [3, 4]]},
+    ],
 }
 
 
@@ -46,6 +50,9 @@ def test_target_keeps_the_contract(name: str, spatial_dims: int) -> None:
     assert name in EXAMPLES, f"add an example of target '{name}' to EXAMPLES"
     for example in EXAMPLES[name]:
         target = build_target({"name": name, **example})
+        if target.supervision == "points":
+            check_target(target, torch.rand(2, target.points, 2))
+            continue
         values = torch.tensor(list(example["labels"].values()))
         label = values[torch.randint(0, len(values), (2, 1, *[6] * spatial_dims))]
         check_target(target, label.to(torch.uint8))

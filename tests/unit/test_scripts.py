@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from medseg.errors import UsageError
+from medseg.io import Geometry, Volume
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -92,3 +93,17 @@ def test_a_run_of_the_zoo_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = row.stat().st_mtime_ns
     assert bench.train("wbc", "unet", 0.02, 0, tmp_path / "out", words) == made
     assert row.stat().st_mtime_ns == before
+
+
+def test_landmark_bench_hides_one_lung_and_writes_a_table() -> None:
+    bench = load("bench_landmarks")
+    points = np.concatenate([np.tile([[10.0, 10.0], [30.0, 50.0]], (22, 1)), np.tile([[40, 10.0], [60, 50]], (25, 1))])
+    image = Volume(np.arange(1.0, 64 * 64 + 1).reshape(1, 64, 64), Geometry((64, 64), np.eye(4)))
+    hidden = bench.hide(image, points, "case").array[0] != image.array[0]
+    rows, columns = np.nonzero(hidden)
+    assert (rows.min(), rows.max()) == (18, 41)
+    assert (columns.min(), columns.max()) in ((14, 25), (44, 55))
+    row = {"model": "unet", "minutes": 25, "steps": 9, "images": "validation", "dice": 0.9, "hd95": 12.34, "n": 60}
+    lines = bench.table([{**row, "error": None, "implausible": 3}, {**row, "error": 10.24, "implausible": 0}])
+    assert "| unet | 25 | 9 | validation | 0.900 | 12.3 | – | – | 3/60 |" in lines
+    assert "| 12.3 | 10.2 | 1.00 | 0/60 |" in lines

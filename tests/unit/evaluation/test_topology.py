@@ -78,3 +78,15 @@ def test_centreline_dice_does_not_mind_width_but_gaps():
 def test_a_skeleton_is_thin_and_never_empty():
     assert skeleton(np.ones((1, 1), bool)).sum() == 1
     assert 0 < skeleton(ball()).sum() < 5
+
+
+def test_implausible_counts_pieces_and_holes_that_the_reference_has_not() -> None:
+    reference = np.zeros((20, 20), np.uint8)
+    reference[4:16, 4:16] = 1
+    hole, speck, smaller = reference.copy(), reference.copy(), reference.copy()
+    hole[8, 8], speck[18, 18], smaller[4:6] = 0, 1, 0
+    for prediction, expected in ((hole, 1.0), (speck, 1.0), (smaller, 0.0), (reference, 0.0)):
+        scores = evaluate_arrays(prediction, reference, spacing=(1, 1), labels=[1], metrics=["implausible"])
+        assert scores[1]["implausible"] == expected
+    scores = evaluate_arrays(reference, hole, spacing=(1, 1), labels=[1], metrics=["implausible"])
+    assert scores[1]["implausible"] == 0, "a hole of the reference need not be found"

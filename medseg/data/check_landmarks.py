@@ -1,0 +1,52 @@
+"""What `medseg check` says of landmark files: within a case, and between the cases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from medseg.data.findings import Finding
+from medseg.data.landmark_files import LandmarkLayout, faults, find_landmarks, read_landmarks
+from medseg.errors import MedsegError
+from medseg.io import Geometry
+
+
+def inspect_landmarks(
+    path: Path, case: str, image: Geometry, layout: LandmarkLayout | None
+) -> tuple[int | None, list[Finding]]:
+    """Number of landmarks of a case (None if they cannot be read), and what is wrong with them."""
+    try:
+        points = read_landmarks(path, case)
+    except MedsegError as error:
+        return None, [Finding("error", error.problem, case, path, error.fix or "")]
+    fix = "correct the file, or leave the case out"
+    found = faults(points, image.shape, None, layout)
+    return len(points), [Finding("error", problem, case, path, fix) for problem in found]
+
+
+def check_landmark_files(
+    root: Path, cases: Mapping[str, Path | None], counts: Mapping[str, int | None], layout: LandmarkLayout | None
+) -> Iterator[Finding]:
+    """Landmarks without image, images without landmarks, and numbers of points that differ.
+
+    Args:
+        root: of the dataset.
+        cases: id -> landmark file, of all cases.
+        counts: id -> number of landmarks, as `inspect_landmarks` found it.
+        layout: of landmarks.json; it has been compared with already.
+    """
+    files = find_landmarks(root).files
+    for orphan in sorted(files.keys() - cases.keys()):
+        yield Finding("error", "landmarks without an image", orphan, files[orphan], "add its image, or remove them")
+    if not any(cases.values()):
+        return
+    for case in sorted(name for name, file in cases.items() if file is None):
+        yield Finding("error", "image without landmarks, though other cases have them", case, fix="add its landmarks")
+    found = Counter(count for count in counts.values() if count is not None)
+    if layout is None and len(found) > 1:
+        usual = found.most_common(1)[0][0]
+        for case, count in sorted(counts.items()):
+            if count not in (None, usual):
+                problem = f"has {count} landmarks, most cases have {usual}"
+                yield Finding("error", problem, case, cases[case], "every case needs the same ones")

@@ -1,0 +1,95 @@
+"""Landmarks beside the label maps of an evaluation: scored by structure, as ``landmarks.csv`` and one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg.data.landmark_files import LAYOUT, LandmarkFiles, find_landmarks, read_landmarks, read_layout
+from medseg.errors import BadLabels
+from medseg.evaluation.aggregate import mean_of
+from medseg.evaluation.folders import CaseFiles
+from medseg.evaluation.landmarks import LandmarkScores, evaluate_landmarks
+from medseg.io import read_geometry, write_json, write_text
+
+SHOWN = {
+    "mse": "MSE (px²)",
+    "mean_radial_error_px": "radial error (px)",
+    "mean_radial_error": "(mm)",
+    "success_rate_2mm": "within 2 mm",
+}
+
+
+def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str, LandmarkScores] | None:
+    """Score predicted landmarks, write ``landmarks.csv`` and ``landmarks.json`` and print the means.
+
+    Args:
+        cases: of an evaluation; the predicted landmarks of a case lie beside its label map, as ``CASE.npy``, those of
+            its reference in the dataset of its reference, see `medseg.data.landmark_files`.
+        output: folder of the report.
+
+    Returns:
+        Means over the cases by structure, "all" first; None if the predictions have no landmarks or the dataset none.
+
+    Raises:
+        BadLabels: a prediction with another number of landmarks.
+    """
+    pairs = [(case, case.prediction.with_name(f"{case.id}.npy")) for case in cases if case.prediction]
+    pairs = [(case, file) for case, file in pairs if file.is_file()]
+    known = _references(cases[0].reference) if pairs else LandmarkFiles()
+    pairs = [(case, file) for case, file in pairs if case.id in known.files]
+    if not pairs:
+        return None
+    beside = pairs[0][1].with_name(LAYOUT)
+    layout = known.layout or (read_layout(beside) if beside.is_file() else None)
+    structures = {name: list(own) for name, own in layout.members.items()} if layout else None
+    scores = {}
+    for case, file in pairs:
+        prediction, reference = read_landmarks(file, case.id), read_landmarks(known.files[case.id], case.id)
+        if prediction.shape != reference.shape:
+            problem = f"has {len(prediction)} landmarks (its reference {len(reference)})"
+            raise BadLabels(problem, case=case.id, path=file)
+        spacing = read_geometry(case.reference, case=case.id).spacing[::-1]  # points are (x, y), axes rows and columns
+        scores[case.id] = evaluate_landmarks(prediction, reference, spacing=spacing, structures=structures)
+    means = _means(list(scores.values()))
+    write_text(Path(output) / "landmarks.csv", _table(scores))
+    write_json(Path(output) / "landmark_scores.json", {"cases": len(scores), "mean": means})
+    _print(means, len(scores))
+    return means
+
+
+def _references(label: Path) -> LandmarkFiles:
+    """Landmark files of the dataset that a reference belongs to: its folder, or the one above."""
+    folders = (label.parent.parent, label.parent)
+    return next((found for found in map(find_landmarks, folders) if found.files), LandmarkFiles())
+
+
+def _means(scores: Sequence[dict[str, LandmarkScores]]) -> dict[str, LandmarkScores]:
+    first = scores[0]
+    return {name: {key: mean_of(one[name][key] for one in scores) for key in first[name]} for name in first}
+
+
+def _table(scores: dict[str, dict[str, LandmarkScores]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = list(next(iter(next(iter(scores.values())).values())))
+    writer.writerow(["case", "structure", *columns])
+    for case, by_structure in scores.items():
+        for name, found in by_structure.items():
+            writer.writerow([case, name, *(found[column] for column in columns)])
+    return text.getvalue()
+
+
+def _print(means: dict[str, LandmarkScores], cases: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("landmarks", *SHOWN.values(), title=f"{cases} cases")
+    for name, found in means.items():
+        values = [found[key] for key in SHOWN]
+        table.add_row(name, *("–" if value is None else f"{np.round(value, 3):g}" for value in values))
+    Console().print(table)
