@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.attention.patch import PatchEmbed, PatchExpand, PatchMerging
+from medseg.blocks.attention.patch import PatchEmbed, PatchExpand, PatchMerging, shuffle
 from medseg.blocks.attention.swin import SwinBlock, initialise_tokens
 from medseg.blocks.attention.window import OPERATIONS
 from medseg.blocks.skip import MERGES
@@ -139,7 +139,8 @@ class AttSwinUNet(nn.Module):
         x = features[-1]
         for i in reversed(range(len(self.decoder))):
             x = self.decoder[i](x, features[i], maps[i])
-        return self.head(self.expand(self.norm(x))).permute(0, 3, 1, 2)
+        groups = self.head(self.expand.groups(self.norm(x)))  # few channels are faster to move than embed_dim
+        return shuffle(groups).permute(0, 3, 1, 2)
 
 
 class Encoder(nn.Module):
@@ -234,8 +235,8 @@ class DecoderStage(nn.Module):
             merged = self.merge(skip.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2))
             x = self.fuse(merged.permute(0, 2, 3, 1))
         for i, block in enumerate(self.blocks):
-            guide = maps[i] if maps else None
-            x = block(x, guide, operation=self.operation, renormalise=self.renormalise)
+            joined = {"guide": maps[i], "operation": self.operation, "renormalise": self.renormalise} if maps else {}
+            x = block(x, **joined)
         return x
 
 

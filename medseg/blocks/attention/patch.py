@@ -65,5 +65,13 @@ class PatchExpand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, channels) -> (B, factor * H, factor * W, out_channels)."""
-        x = self.expand(x).unflatten(3, (self.factor, self.factor, -1))
-        return self.norm(x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2))
+        return shuffle(self.groups(x))
+
+    def groups(self, x: Tensor) -> Tensor:
+        """The new tokens before they take their places: (B, H, W, factor, factor, out_channels)."""
+        return self.norm(self.expand(x).unflatten(3, (self.factor, self.factor, -1)))
+
+
+def shuffle(x: Tensor) -> Tensor:
+    """Groups of tokens to their places: (B, H, W, f, f, C) -> (B, f * H, f * W, C)."""
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -71,7 +71,7 @@ class CrossContext(SkipMerge):
         if lost:
             sides = [torch.cat((c.to(t.dtype), t[:, 1:]), 1) for c, t in zip(cls, sides, strict=True)]
             return torch.cat(sides, 2).transpose(1, 2).unflatten(2, size)
-        return (torch.cat(sides, 2) + torch.cat(cls, 2)).transpose(1, 2).unflatten(2, size)
+        return torch.cat(sides, 2).add_(torch.cat(cls, 2)).transpose(1, 2).unflatten(2, size)
 
 
 class TokenAttention(nn.Module):

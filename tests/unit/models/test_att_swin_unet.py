@@ -119,8 +119,8 @@ def test_encoder_attention_is_trained_through_the_decoder(image: torch.Tensor) -
     """The queries of encoder block b reach the output also where their own values are cut off."""
     model = tiny()
     block = model.encoder.layers[0].blocks[1]  # type: ignore[union-attr, index]
-    project = block.attn._merge  # type: ignore[union-attr]
-    block.attn._merge = lambda out, x: project(torch.zeros_like(out), x)  # type: ignore[union-attr]
+    output = block.attn._output  # type: ignore[union-attr]
+    block.attn._output = lambda out, windows: output(torch.zeros_like(out), windows)  # type: ignore[union-attr]
     model(image).sum().backward()
     assert block.attn.qkv.weight.grad[:16].any()  # type: ignore[union-attr, index]
 

@@ -8,17 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from medseg.blocks.attention.attend import attend, attend_with_map, split
+from medseg.blocks.attention.partition import make_windows, pick
 from medseg.blocks.attention.patch import PatchEmbed, PatchExpand, PatchMerging
 from medseg.blocks.attention.swin import SwinBlock
-from medseg.blocks.attention.window import (
-    WindowAttention,
-    from_windows,
-    region_ids,
-    shift_and_pad,
-    to_windows,
-    unshift_and_crop,
-    window_mask,
-)
+from medseg.blocks.attention.window import WindowAttention
 from medseg.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -86,33 +80,85 @@ def test_expanding_places_each_group_of_channels_at_its_pixel(factor: int, out_c
     torch.testing.assert_close(out[0, factor + 1, 2 * factor + 1], expected)
 
 
-def test_regions_of_window_4_shift_1() -> None:
-    regions = region_ids((8, 8), 4, (1, 1), CPU).reshape(4, 4, 4)
-    assert regions[0].eq(0).all()
-    assert regions[1].tolist() == [[1, 1, 1, 2]] * 4
-    assert regions[2].tolist() == [[3] * 4] * 3 + [[6] * 4]
-    assert regions[3].tolist() == [[4, 4, 4, 5]] * 3 + [[7, 7, 7, 8]]
-    mask = window_mask((8, 8), 4, (1, 1), CPU)
+def test_mask_of_window_4_shift_1() -> None:
+    mask = make_windows((8, 8), 4, 1, CPU).mask
     assert mask is not None
-    assert mask[0].eq(0).all()
-    assert mask[3].eq(0).sum() == 9**2 + 3**2 + 3**2 + 1
+    regions = torch.tensor([
+        [[0] * 4] * 4, [[1, 1, 1, 2]] * 4, [[3] * 4] * 3 + [[6] * 4], [[4, 4, 4, 5]] * 3 + [[7, 7, 7, 8]]
+    ]).flatten(1)  # fmt: skip
+    assert torch.equal(mask == 0, regions[:, :, None] == regions[:, None, :])
+    assert mask[mask != 0].isneginf().all()
 
 
 def test_without_shift_and_padding_there_is_no_mask() -> None:
-    assert window_mask((8, 12), 4, (0, 0), CPU) is None
-    assert window_mask((8, 11), 4, (0, 0), CPU) is not None
+    assert make_windows((8, 12), 4, 0, CPU).mask is None
+    assert make_windows((4, 4), 4, 1, CPU).mask is None
+    assert make_windows((8, 11), 4, 0, CPU).mask is not None
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(2, 5), st.integers(0, 4), st.integers(1, 2))
-def test_windows_and_back_is_the_identity(height: int, width: int, window: int, shift: int, heads: int) -> None:
-    step = (shift % window, shift % window)
-    x = torch.randn(2, height, width, 2 * heads)
-    moved = shift_and_pad(x, window, step)
-    windows = to_windows(moved, window, heads)
-    assert windows.shape[2:] == (heads, window**2, 2)
-    back = from_windows(windows, window, (moved.shape[1], moved.shape[2]))
-    assert torch.equal(unshift_and_crop(back, (height, width), step), x)
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 4))
+def test_windows_are_a_roll_and_a_partition(height: int, width: int, window: int, shift: int) -> None:
+    windows = make_windows((height, width), window, shift % window, CPU)
+    x = torch.arange(1.0, height * width + 1).view(1, height, width)
+    padded = nn.functional.pad(x, (0, -width % window, 0, -height % window))
+    steps = [-(shift % window) if length > window else 0 for length in (height, width)]
+    rolled = padded.roll(steps, (1, 2))[0]
+    expected = torch.cat([part for row in rolled.split(window) for part in map(torch.ravel, row.split(window, 1))])
+    picked = pick(x.view(1, -1, 1), windows.into, windows.back).flatten()
+    if windows.padding is not None:
+        assert torch.equal(expected == 0, windows.padding.flatten())
+        picked = picked.masked_fill(windows.padding.flatten(), 0)
+    assert torch.equal(picked, expected)
+    back = pick(picked.view(1, -1, 1), windows.back, windows.into, windows.padding)
+    assert torch.equal(back.view(1, height, width), x)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_gradient_of_picking_is_that_of_indexing(size: tuple[int, int]) -> None:
+    windows = make_windows(size, 4, 1, CPU)
+    x = torch.randn(2, size[0] * size[1], 3, requires_grad=True)
+    there = torch.randn(2, len(windows.into), 3)
+    if windows.padding is not None:
+        there.masked_fill_(windows.padding, 0)
+    (mine,) = torch.autograd.grad(pick(x, windows.into, windows.back), x, there)
+    (theirs,) = torch.autograd.grad(x[:, windows.into], x, there)
+    torch.testing.assert_close(mine, theirs)
+    y = torch.randn(2, len(windows.into), 3, requires_grad=True)
+    (mine,) = torch.autograd.grad(pick(y, windows.back, windows.into, windows.padding), y, x.detach())
+    (theirs,) = torch.autograd.grad(y[:, windows.back], y, x.detach())
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+@pytest.mark.parametrize("guided", [False, True])
+def test_training_form_of_attention_has_the_plain_forms_gradients(windows: int, guided: bool) -> None:
+    qkv = torch.randn(2, 3, 4, 3, 2, 5, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(windows, 2, 4, 4, dtype=torch.float64)
+    bias[-1, :, 0, 1] = -torch.inf
+    bias.requires_grad_()
+    guide = torch.rand(2, 3, 2, 4, 4, dtype=torch.float64, requires_grad=True) if guided else None
+    inputs = [tensor for tensor in (qkv, bias, guide) if tensor is not None]
+    q, k, v = split(qkv)
+    weights = (q @ k.transpose(-2, -1) / 5**0.5 + bias).softmax(-1)
+    plain = (weights if guide is None else weights + guide) @ v
+    with torch.no_grad():
+        torch.testing.assert_close(attend(qkv, bias, guide), plain)
+        torch.testing.assert_close(attend_with_map(qkv, bias)[1], weights)
+    torch.testing.assert_close(attend(qkv, bias, guide), plain)
+    for mine, theirs in zip(gradients(attend(qkv, bias, guide), inputs), gradients(plain, inputs), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    if guide is None:
+        out, own = attend_with_map(qkv, bias)
+        for mine, theirs in ((own, weights), (torch.cat((out, own), -1), torch.cat((plain, weights), -1))):
+            for a, b in zip(gradients(mine, inputs), gradients(theirs, inputs), strict=True):
+                torch.testing.assert_close(a, b)
+
+
+def gradients(out: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """Of a loss that weights every element differently."""
+    weights = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((out * weights).sum(), inputs, retain_graph=True)
 
 
 @settings(deadline=None, max_examples=25)
