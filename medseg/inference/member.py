@@ -8,6 +8,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medseg.data.plan import Plan
@@ -26,7 +27,7 @@ class Member:
 
     Attributes:
         postprocessing: operations for `medseg.inference.postprocess.postprocess`.
-        window_bytes: of activations for one window, where the network cannot tell; see `activation_bytes`.
+        window_bytes: of activations for one window; None: the network is asked, see `activation_bytes`.
     """
 
     network: nn.Module
@@ -99,7 +100,8 @@ def load_member(folder: Path, profile: DeviceProfile) -> Member:
     except RuntimeError as error:
         problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    return Member(profile.place(network.eval()), plan, target, profile, tuple(description.get("postprocessing", ())))
+    operations, window_bytes = description.get("postprocessing", ()), _window_bytes(description, folder, profile)
+    return Member(profile.place(network.eval()), plan, target, profile, tuple(operations), window_bytes)
 
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
@@ -107,7 +109,10 @@ def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
     plan, target = _described(description, folder, "window_bytes")
     network = OnnxNetwork(content, device=profile.device, threads=profile.threads)
     network.check_shapes((len(plan.channel_names), *plan.patch_size), (target.out_channels, *plan.patch_size))
-    operations, window_bytes = description.get("postprocessing", ()), int(description["window_bytes"])
+    operations, window_bytes = (
+        description.get("postprocessing", ()),
+        _window_bytes(description, folder, network.profile),
+    )
     return Member(network, plan, target, network.profile, tuple(operations), window_bytes)
 
 
@@ -116,6 +121,17 @@ def _described(description: Mapping[str, Any], folder: Path, *more: str) -> tupl
     if missing:
         raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
     return Plan.from_dict(description["plan"]), build_target(description["target"])
+
+
+def _window_bytes(description: Mapping[str, Any], folder: Path, profile: DeviceProfile) -> int | None:
+    """What the folder says, in float32, brought to the profile's type. To ask the network takes seconds of imports."""
+    told = description.get("window_bytes")
+    if told is None:
+        return None
+    if not isinstance(told, int) or told <= 0:
+        problem = f"model.json: window_bytes is {told!r} (expected a number of bytes above 0)"
+        raise UnreadableFile(problem, path=folder, fix="train or copy the model again")
+    return told * profile.dtype.itemsize // torch.float32.itemsize
 
 
 def _first_lines(error: RuntimeError) -> str:

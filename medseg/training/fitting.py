@@ -14,6 +14,7 @@ from medseg.data.fingerprint import make_fingerprint
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.data.splits import write_splits
+from medseg.inference.memory import activation_bytes
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
 from medseg.training.callbacks import Checkpoints, Validation
@@ -108,6 +109,7 @@ def fit_fold(
         "model": arguments,
         "target": target.to_dict(),
         "plan": plan.to_dict(),
+        "window_bytes": activation_bytes(network, (1, len(plan.channel_names), *plan.patch_size)),
         "training": {"dataset": dataset.name, "fold": fold, "seed": cfg["seed"], "cases": len(split["train"])},
     }
     size = f"{arguments['name']}, {sum(p.numel() for p in network.parameters()):,} parameters"
