@@ -143,13 +143,13 @@ class _ChannelsLastInstanceNorm(torch.autograd.Function):
         many = x.dtype == torch.float32 or x[0, 0].numel() > MANY_VOXELS
         piecewise = many and weight.dtype == torch.float32
         for i in range(len(x)):
-            given = statistics(x[i]) if piecewise else (None, None)
+            one_mean, variance = statistics(x[i]) if piecewise else (None, None)
             torch.ops.aten.native_batch_norm.out(
-                x[i : i + 1], weight, bias, *given, not piecewise, 0.0, eps,
+                x[i : i + 1], weight, bias, one_mean, variance, not piecewise, 0.0, eps,
                 out=out[i : i + 1], save_mean=mean[i], save_invstd=inverse_std[i],
             )  # fmt: skip
-            if piecewise:
-                mean[i], inverse_std[i] = given[0], (given[1] + eps).rsqrt()
+            if one_mean is not None and variance is not None:
+                mean[i], inverse_std[i] = one_mean, (variance + eps).rsqrt()
         if slope != 1:
             functional.leaky_relu_(out, slope)
         ctx.save_for_backward(x, out, weight, mean, inverse_std)

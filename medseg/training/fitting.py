@@ -105,7 +105,7 @@ def fit_fold(
     plan = fit_patch(plan, network)
     task = make_task(cfg, network, target, profile)
     data = make_data(cfg, prepared, plan, split["train"], profile)
-    description = {
+    description: dict[str, Any] = {
         "model": arguments,
         "target": target.to_dict(),
         "plan": plan.to_dict(),
