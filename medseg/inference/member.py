@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medseg.data.plan import Plan
@@ -29,7 +30,7 @@ class Member:
 
     Attributes:
         postprocessing: operations for `medseg.inference.postprocess.postprocess`.
-        window_bytes: of activations for one window, where the network cannot tell; see `activation_bytes`.
+        window_bytes: of activations for one window; None: the network is asked, see `activation_bytes`.
     """
 
     network: nn.Module
@@ -112,13 +113,9 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
     except RuntimeError as error:
         problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    return Member(
-        profile.place(with_slices(network, plan.slice_axis).eval()),
-        plan,
-        target,
-        profile,
-        tuple(description.get("postprocessing", ())),
-    )
+    network = profile.place(with_slices(network, plan.slice_axis).eval())
+    operations, window_bytes = description.get("postprocessing", ()), _window_bytes(description, folder, profile)
+    return Member(network, plan, target, profile, tuple(operations), window_bytes)
 
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
@@ -126,7 +123,8 @@ def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
     plan, target = _described(description, folder, "window_bytes")
     network = OnnxNetwork(content, device=profile.device, threads=profile.threads)
     network.check_shapes((len(plan.channel_names), *plan.patch_size), target.output_shape(plan.patch_size))
-    operations, window_bytes = description.get("postprocessing", ()), int(description["window_bytes"])
+    window_bytes = _window_bytes(description, folder, network.profile)
+    operations = description.get("postprocessing", ())
     return Member(network, plan, target, network.profile, tuple(operations), window_bytes)
 
 
@@ -135,6 +133,17 @@ def _described(description: Mapping[str, Any], folder: Path, *more: str) -> tupl
     if missing:
         raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
     return Plan.from_dict(description["plan"]), build_target(description["target"])
+
+
+def _window_bytes(description: Mapping[str, Any], folder: Path, profile: DeviceProfile) -> int | None:
+    """What the folder says, in float32, brought to the profile's type. To ask the network takes seconds of imports."""
+    told = description.get("window_bytes")
+    if told is None:
+        return None
+    if not isinstance(told, int) or told <= 0:
+        problem = f"model.json: window_bytes is {told!r} (expected a number of bytes above 0)"
+        raise UnreadableFile(problem, path=folder, fix="train or copy the model again")
+    return told * profile.dtype.itemsize // torch.float32.itemsize
 
 
 def _first_lines(error: RuntimeError) -> str:

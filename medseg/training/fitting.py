@@ -14,6 +14,7 @@ from medseg.data.fingerprint import make_fingerprint
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.data.splits import limit_training, write_splits
+from medseg.inference.memory import activation_bytes
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
 from medseg.models.slices import with_slices, without_slices
@@ -120,10 +121,11 @@ def fit_fold(
     network = with_slices(network, plan.slice_axis)
     plan = fit_plan(plan, network, target)
     data = make_data(cfg, prepared, plan, split["train"], target, profile)
-    description = {
+    description: dict[str, Any] = {
         "model": lasting_arguments(arguments),
         "target": target.to_dict(),
         "plan": plan.to_dict(),
+        "window_bytes": activation_bytes(network, (1, len(plan.channel_names), *plan.patch_size)),
         "training": {"dataset": dataset.name, "fold": fold, "seed": cfg["seed"], "cases": len(split["train"])},
     }
     size = f"{arguments['name']}, {sum(p.numel() for p in network.parameters()):,} parameters"

@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 
 from medseg.errors import UsageError
-from medseg.io import Geometry, Volume
+from medseg.io import Geometry, Volume, write_volume
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def load(name: str) -> ModuleType:
     """A script as a module."""
+    if str(SCRIPTS) not in sys.path:
+        sys.path.append(str(SCRIPTS))  # where a script finds its own helpers
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -107,3 +109,43 @@ def test_landmark_bench_hides_one_lung_and_writes_a_table() -> None:
     lines = bench.table([{**row, "error": None, "implausible": 3}, {**row, "error": 10.24, "implausible": 0}])
     assert "| unet | 25 | 9 | validation | 0.900 | 12.3 | – | – | 3/60 |" in lines
     assert "| 12.3 | 10.2 | 1.00 | 0/60 |" in lines
+
+
+def test_inference_agrees_with_the_peers_on_the_same_windows(tmp_path: Path) -> None:
+    bench, startup = load("bench_inference"), load("bench_startup")
+    startup.write_model(tmp_path / "model", base_channels=4, patch=16)
+    image = np.random.default_rng(0).random((1, 40, 24, 16), np.float32)
+    write_volume(tmp_path / "case.nii.gz", Volume(image, Geometry(image.shape[1:], np.eye(4))))
+    ways = bench.contestants(tmp_path / "model")
+    array = bench.prepare(tmp_path / "case.nii.gz", ways[bench.REFERENCE][1].plan)
+    logits = {name: way(member, array).float() for name, (way, member) in ways.items() if "bf16" not in name}
+    for name in ("medseg, fp32, channels-last", "medseg, fp32, contiguous"):
+        assert (logits[name] - logits[bench.REFERENCE]).abs().max() < 1e-4, name
+    table = bench.compare_times(ways, [tmp_path / "case.nii.gz"], repeats=1)
+    assert table.startswith("1 image(s), 40x24x16 voxels, windows of [16, 16, 16]")
+    assert f"| {bench.REFERENCE} |" in table
+    assert "1.0000 | 0.0e+00 | 0.0e+00 | 0.0e+00 |" in table
+
+
+def test_memory_of_a_case_is_measured_in_a_process_and_stopped_above_the_guard() -> None:
+    bench = load("bench_inference")
+    rows = bench.compare_memory([("medseg", 3, 24)], 32, most=8).splitlines()
+    cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
+    assert cells[:3] == ["medseg", "3", "24"]
+    assert 0 <= float(cells[3]) < 1
+    assert 0 < float(cells[4]) < 1
+    code, told = bench.guarded([sys.executable, "-c", "import time; held = bytearray(2**27); time.sleep(60)"], 0.05)
+    assert code is None
+    assert told.startswith("more than 0.")
+
+
+def test_predict_reaches_the_network_without_what_only_training_needs(tmp_path: Path) -> None:
+    startup = load("bench_startup")
+    words = startup.predict_words(tmp_path, base_channels=4, patch=16)
+    heavy = {"monai", "pytorch_lightning", "albumentations", "pandas", "matplotlib", "skimage", "sklearn", "timm"}
+    heavy |= {"torchvision", "torch._dynamo", "sympy", "scipy.stats"}
+    told = f"print('loaded:', *{heavy!r} & set(sys.modules), flush=True)"
+    code = startup.UNTIL_THE_NETWORK.replace("os._exit(77)", f"({told}, os._exit(77))")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 77, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]

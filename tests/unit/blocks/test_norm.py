@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medseg.blocks.norm import InstanceNorm, make_norm, make_norm_act
+from medseg.blocks.norm import InstanceNorm, make_norm, make_norm_act, statistics
 from medseg.errors import UsageError
 
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -46,6 +46,20 @@ def test_channels_last_gradcheck() -> None:
     norm = layer(0.01)
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
     assert torch.autograd.gradcheck(norm, x)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 64), (torch.bfloat16, 128)])
+def test_statistics_of_many_voxels_are_exact(dtype: torch.dtype, size: int) -> None:
+    x = (5 + 3 * torch.randn(1, 2, size, size, size, generator=torch.Generator().manual_seed(0))).to(dtype)
+    mean, variance = statistics(x.contiguous(memory_format=torch.channels_last_3d)[0])
+    exact = x[0].double().flatten(1)
+    assert (mean - exact.mean(1)).abs().max() < 2e-5
+    assert (variance / exact.var(1, correction=0) - 1).abs().max() < 1e-5
+    layer = InstanceNorm(2)
+    expected = nn.functional.instance_norm(x.double())
+    found = layer(x.contiguous(memory_format=torch.channels_last_3d))
+    assert layer._fused(x.contiguous(memory_format=torch.channels_last_3d))
+    assert (found - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2**-6)  # half a step of bf16 at 4
 
 
 def test_contiguous_memory_takes_pytorchs_way() -> None:

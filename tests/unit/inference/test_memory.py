@@ -10,11 +10,11 @@ from torch import nn
 
 from medseg.data.plan import Plan
 from medseg.device import choose_profile
-from medseg.errors import InputRefused, ResourceError, UsageError
+from medseg.errors import InputRefused, ResourceError, UnreadableFile, UsageError
 from medseg.inference import Predictor
-from medseg.inference.member import Member
+from medseg.inference.member import Member, load_member
 from medseg.inference.memory import MemoryNeed, activation_bytes, as_bytes, longest_axis, must_spill, slab_bytes
-from medseg.io import Geometry, Volume
+from medseg.io import Geometry, Volume, save_model
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
@@ -45,6 +45,22 @@ def test_activations_of_a_chain_are_counted_exactly():
     pixels = 4 * 32 * 32
     assert activation_bytes(chain, (1, 1, 32, 32)) == pixels * (1 + 2 + 16)
     assert activation_bytes(chain, (3, 1, 32, 32), torch.bfloat16) == 3 * pixels * (1 + 2 + 16) // 2
+
+
+def test_a_folder_says_what_its_network_needs(tmp_path):
+    member = make_predictor().members[0]
+    model = {"name": "unet", "in_channels": 1, "out_channels": 3, "base_channels": 4, "strides": [[1] * 3, [2] * 3]}
+    described = {"model": model, "plan": member.plan.to_dict(), "target": member.target.to_dict()}
+    save_model(tmp_path, member.network.state_dict(), described)
+    asked = load_member(tmp_path, member.profile).activation_bytes(1)
+    assert asked == member.activation_bytes(1)
+    save_model(tmp_path, member.network.state_dict(), {**described, "window_bytes": 1000})
+    assert load_member(tmp_path, member.profile).activation_bytes(3) == 3000
+    assert load_member(tmp_path, choose_profile("cpu", "bf16")).activation_bytes(3) == 1500
+    for told in ("many", 0, -1, 1.5):
+        save_model(tmp_path, member.network.state_dict(), {**described, "window_bytes": told})
+        with pytest.raises(UnreadableFile, match=r"window_bytes is .*expected a number of bytes"):
+            load_member(tmp_path, member.profile)
 
 
 def test_logits_go_to_a_file_only_where_that_helps():
