@@ -46,3 +46,15 @@ def test_dice_against_minutes_is_the_mean_over_folds(tmp_path: Path) -> None:
     assert "| medseg unet | 6 | 0 1 | 1000 | 0.8500 | 0.9000 | 0.8000 |" in bench.table(summary)
     bench.draw(rows, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nested_methods_are_compared_over_seeds_and_folds() -> None:
+    bench = load("bench_nested")
+    row = {"data": "brats", "budget": "90s", "method": "regions", "steps": 10, "violating_cases": 1, "cases": 1}
+    dice = {(0, 0): 0.8, (0, 1): 0.6, (1, 0): 0.9, (1, 1): 0.7}
+    rows = [{**row, "seed": s, "fold": f, "violations": 5, "dice": {"whole": d}} for (s, f), d in dice.items()]
+    assert bench.table(rows).splitlines()[2:] == [
+        "| brats | 90s | sigmoid regions | 2 | 10 | whole 0.7500 ± 0.0500 | 20 | 4 of 4 |"
+    ]
+    assert bench.budget_words("90s") == ["trainer.max_time=00:00:01:30"]
+    assert bench.budget_words("200 steps") == ["trainer.max_epochs=1", "trainer.steps_per_epoch=200"]
