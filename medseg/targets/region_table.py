@@ -29,7 +29,7 @@ def resolve_regions(given: Given, labels: Mapping[str, int]) -> Regions:
     covered = {value for values in regions.values() for value in values}
     missing = [f"'{name}' ({value})" for name, value in labels.items() if value and value not in covered]
     if missing:
-        problem = f"{', '.join(missing)} of the dataset's labels is in no region (regions {_told(regions)})"
+        problem = f"no region has the dataset's labels {', '.join(missing)} (regions {_told(regions)})"
         raise UsageError(problem, fix="add it to the regions that it is part of")
     return regions
 

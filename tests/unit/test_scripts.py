@@ -149,3 +149,15 @@ def test_predict_reaches_the_network_without_what_only_training_needs(tmp_path: 
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 77, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+def test_nested_methods_are_compared_over_seeds_and_folds() -> None:
+    bench = load("bench_nested")
+    row = {"data": "brats", "budget": "90s", "method": "regions", "steps": 10, "violating_cases": 1, "cases": 1}
+    dice = {(0, 0): 0.8, (0, 1): 0.6, (1, 0): 0.9, (1, 1): 0.7}
+    rows = [{**row, "seed": s, "fold": f, "violations": 5, "dice": {"whole": d}} for (s, f), d in dice.items()]
+    assert bench.table(rows).splitlines()[2:] == [
+        "| brats | 90s | sigmoid regions | 2 | 10 | whole 0.7500 ± 0.0500 | 20 | 4 of 4 |"
+    ]
+    assert bench.budget_words("90s") == ["trainer.max_time=00:00:01:30"]
+    assert bench.budget_words("200 steps") == ["trainer.max_epochs=1", "trainer.steps_per_epoch=200"]

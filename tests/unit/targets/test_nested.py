@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from medseg.data.dataset import open_dataset
 from medseg.errors import BadDataset, BadLabels, UsageError
+from medseg.io import read_labels
 from medseg.losses import IGNORE
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses, NestedClasses, Regions, build_target
@@ -101,7 +104,7 @@ def test_sigmoid_regions_can_leave_their_outer_one_and_are_painted_over_it() -> 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"levels": ["edema", "necrosis"]}, r"'enhancing' \(4\) of the dataset's labels is in no region"),
+        ({"levels": ["edema", "necrosis"]}, r"no region has the dataset's labels 'enhancing' \(4\)"),
         ({"levels": ["edema", "necrosis", "enhancing", "edema"]}, r"levels name 'edema' \(2\) twice"),
         ({"levels": ["edema", "necrosis", "enhancin"]}, "'enhancin', which the dataset does not: did you mean 'enh"),
         ({"levels": ["edema", "background", "enhancing"]}, "the background"),
@@ -231,3 +234,22 @@ def test_only_the_multi_level_activation_never_violates_nesting(kind: type[Regio
         optimizer.step()
     assert losses[-1] < 0.8 * losses[0]
     assert (violations == 0) == (kind is NestedClasses)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["wbc", "Dataset043_BraTS_sample"])
+def test_real_label_maps_become_regions_and_return(
+    shared_data: Path, name: str, kind: type[Regions | NestedClasses]
+) -> None:
+    """Every region is the same voxels after encoding and decoding."""
+    dataset = open_dataset(shared_data / name)
+    regions: dict[str, Any] = {"cell": [1, 2], "nucleus": [2]} if name == "wbc" else SAMPLE_REGIONS
+    target = kind(labels=dataset.labels, regions=regions)
+    for case in dataset.training[:3]:
+        assert case.label is not None
+        labels = torch.from_numpy(read_labels(case.label).array[None].astype("int64"))
+        decoded = target.decode(target.activate(ideal_logits(target, target.encode(labels), labels)))
+        for values in target.classes.values():
+            wanted = torch.tensor(values)
+            assert torch.equal(torch.isin(decoded, wanted), torch.isin(labels[:, 0], wanted))

@@ -109,7 +109,11 @@ def test_exports(runs: dict[str, Path], tiny_phantoms: Path, tmp_path: Path, nam
 BAD = [
     (["target=regions"], 2, "the dataset declares none"),
     (["target=nested"], 2, "needs levels or regions"),
-    (["target=nested", "target.levels=[liver,lesion]"], 2, "'spleen' (2), 'kidney_right' (3), 'kidney_left' (4) of"),
+    (
+        ["target=nested", "target.levels=[liver,lesion]"],
+        2,
+        "labels 'spleen' (2), 'kidney_right' (3), 'kidney_left' (4) (",
+    ),
     (["target=nested", "target.levels=[liver,lesion,liver]"], 2, "name 'liver' (1) twice"),
     (["target=nested", "target.levels=[liver,lesio]"], 2, "did you mean 'lesion'"),
     (["target=nested", "target.regions={liver:[1,2,3,4],lesion:[5]}"], 2, "'lesion' has label values [5] that 'liver'"),
