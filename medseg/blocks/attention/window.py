@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg.blocks.attention.attend import attend, attend_with_map, split
 from medseg.blocks.attention.partition import Windows, make_windows, pick
