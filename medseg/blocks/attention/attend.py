@@ -55,7 +55,7 @@ def _in_training(qkv: Tensor, bias: Tensor) -> bool:
         and torch.is_grad_enabled()
         and (qkv.requires_grad or bias.requires_grad)
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
     )
 
 

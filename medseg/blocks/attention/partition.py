@@ -98,7 +98,8 @@ def pick(x: Tensor, places: Tensor, back: Tensor, padding: Tensor | None = None)
     Returns:
         (B, M, C).
     """
-    if torch.is_grad_enabled() and x.requires_grad and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if torch.is_grad_enabled() and x.requires_grad and not graph:
         return _Pick.apply(x, places, back, padding)  # type: ignore[no-any-return]
     return x.index_select(1, places)
 
