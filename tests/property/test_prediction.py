@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -20,7 +21,9 @@ from medseg.inference import Predictor
 from medseg.io import Geometry, read_geometry, write_volume
 from medseg.io.volume import Volume
 
-EXAMPLES = 1000 if os.environ.get("MEDSEG_THOROUGH") == "1" else 150
+THOROUGH = os.environ.get("MEDSEG_THOROUGH") == "1"
+EXAMPLES = 1000 if THOROUGH else 150
+pytestmark = pytest.mark.timeout(3600 if THOROUGH else 300)
 SIZES = st.integers(1, 15)
 ENDINGS = st.sampled_from([".nii", ".nii.gz", ".mha", ".nrrd"])
 PATCHES = st.tuples(*[st.sampled_from([4, 6, 8])] * 3)
