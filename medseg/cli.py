@@ -161,7 +161,7 @@ def verb_help(verb: str) -> str:
         f"\n# {group}={options(group)[0]}\n"
         + (files("medseg.configs") / group / f"{options(group)[0]}.yaml").read_text()
         for group in used
-        if group in ("trainer", "optimizer", "data")
+        if group in ("trainer", "optimizer", "data", "views")
     ]
     return (
         f"usage: medseg {verb} [key=value ...]\n\n{text}" + (f"\noptions:\n{listed}\n" if used else "") + "".join(inner)

@@ -30,6 +30,7 @@ def model_losses(name: str) -> list[float]:
     """Loss of each of a few SGD steps of a tiny model in float32 on one fixed batch of 2D squares."""
     torch.manual_seed(0)
     wanted = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "base_channels": 4, "deep_supervision": True}
+    wanted |= {"widths": (8, 16, 16), "num_heads": 2}
     wanted |= {"depth": 2} if "depth" in MODELS.arguments(name) else {"strides": [1, 2, 2]}
     model = create_model(name, **{key: value for key, value in wanted.items() if key in MODELS.arguments(name)})
     target, optimizer = ExclusiveClasses(labels=LABELS), torch.optim.SGD(model.parameters(), lr=0.002)

@@ -83,7 +83,8 @@ def test_every_config_file_composes(path):
         assert compose_launcher([f"hydra/launcher={path.stem}"])["cluster"] == path.stem
         return
     extra = ["data.name=n", "data.path=p"] if path.stem == "folder" else []
-    assert compose("train", [f"{group}={path.stem}", *extra])
+    verb = "pretrain" if group == "views" else "train"
+    assert compose(verb, [f"{group}={path.stem}", *extra])
 
 
 @pytest.mark.parametrize("name", options("model"))

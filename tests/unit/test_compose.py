@@ -66,3 +66,10 @@ def test_composing_leaves_nothing_behind(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     assert not GlobalHydra.instance().is_initialized()
     assert logging.getLogger().handlers == handlers
+
+
+def test_an_experiment_may_set_any_key_and_a_word_wins_over_it():
+    config = compose("train", ["experiment=transdae_synapse", "plan.batch_size=3"])
+    assert (config["seed"], config["plan"]["patch_size"], config["plan"]["batch_size"]) == (1234, [224, 224], 3)
+    assert config["target"]["loss"]["include_background"] is True
+    assert compose("train", ["experiment=transdae"])["optimizer"]["lr"] == 5e-4

@@ -161,3 +161,19 @@ def test_nested_methods_are_compared_over_seeds_and_folds() -> None:
     ]
     assert bench.budget_words("90s") == ["trainer.max_time=00:00:01:30"]
     assert bench.budget_words("200 steps") == ["trainer.max_epochs=1", "trainer.steps_per_epoch=200"]
+def test_gain_of_pretraining_is_paired_over_seeds(tmp_path: Path) -> None:
+    bench = load("bench_pretrain")
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / f"{name}.jpg").touch()
+    (tmp_path / "val.txt").write_text("b\n")
+    assert bench.write_split(tmp_path, tmp_path).read_text() == '[{"train": ["a", "c"], "val": ["b"]}]'
+    row = {"model": "unet", "fraction": 0.05, "cases": 70, "steps": 9}
+    rows = [
+        {**row, "seed": seed, "start": start, "dice": dice}
+        for seed, scratch, tuned in ((0, 0.70, 0.75), (1, 0.80, 0.81))
+        for start, dice in (("scratch", scratch), ("pretrained", tuned))
+    ]
+    last = bench.table(rows).splitlines()[-1]
+    assert last == "| unet | 5% | 70 | 0.7500 ± 0.0707 | 0.7800 ± 0.0424 | +0.0300 ± 0.0283 | 2 |"
+    assert bench.limit(90.5) == "00:01:30:30"

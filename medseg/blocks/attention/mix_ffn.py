@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from medseg.blocks.attention.tokens import to_image, to_tokens
 from medseg.blocks.conv import CONVS
 
 
@@ -27,6 +26,6 @@ class MixFFN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""
-        widened = to_image(self.widen(to_tokens(image)), image.shape[2:])
-        mixed = self.norm(to_tokens(self.depthwise(widened) + widened))
-        return to_image(self.narrow(gelu(mixed)), image.shape[2:])
+        widened = self.widen(image.movedim(1, -1)).movedim(-1, 1)
+        mixed = self.norm((self.depthwise(widened) + widened).movedim(1, -1))
+        return self.narrow(gelu(mixed)).movedim(-1, 1)

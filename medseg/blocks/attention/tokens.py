@@ -32,4 +32,4 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, C, *S) -> (B, C, *S), channels-last."""
-        return to_image(super().forward(to_tokens(image)), image.shape[2:])
+        return super().forward(image.movedim(1, -1)).movedim(-1, 1)
