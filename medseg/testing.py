@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from medseg.blocks.norm import CHANNELS_LAST
 from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipSettings
 from medseg.blocks.skip.path import SkipPath, skip_conditions
 from medseg.models import MODELS
@@ -178,11 +179,16 @@ class PathAlone(nn.Module):
         self.skips = SkipPath(settings, spatial_dims=spatial_dims, channels=channels, decoder_channels=channels[:-1])
 
     def features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Skips and decoder features at the image's size and two odd smaller ones, made of the image alone."""
+        """Skips and decoder features at the image's size and two odd smaller ones, made of the image alone.
+
+        In training they lie channels-last, as medseg's trainings have them.
+        """
         sizes = [[-(-s // 2**level) for s in image.shape[2:]] for level in range(len(self.skips.channels))]
         maps = [nn.functional.interpolate(image, size=size, mode="nearest") for size in sizes]
         parts = [torch.cat([x.roll(i, -1).sin() * (i + 1) for i in range(8)], 1) for x in maps]
-        skips = [x[:, :c] for x, c in zip(parts, self.skips.channels, strict=True)]
+        skips = [x[:, :c].contiguous() for x, c in zip(parts, self.skips.channels, strict=True)]
+        if self.training:
+            skips = [x.contiguous(memory_format=CHANNELS_LAST[x.ndim]) for x in skips]
         return skips, [skip.flip(-1) for skip in skips[:-1]]
 
     def forward(self, image: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.blocks.conv import CONVS
-from medseg.blocks.norm import make_activation, make_norm
+from medseg.blocks.norm import make_norm_act
 
 
 class MultiDilatedDenseBlock(nn.Module):
@@ -62,8 +62,8 @@ class MultiDilatedDenseBlock(nn.Module):
                 CONVS[spatial_dims](inputs, outputs, 3, padding=dilation, dilation=dilation, bias=norm == "none")
             )
             width = outputs if norm_before_sum else growth
-            after = [make_norm(norm, spatial_dims, width), make_activation(activation), nn.Dropout(dropout)]
-            self.acts.append(nn.Sequential(*after))
+            after = make_norm_act(norm, activation, spatial_dims, width)
+            self.acts.append(nn.Sequential(*after, nn.Dropout(dropout)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *S) -> (B, layers * growth, *S), the layers' outputs in order."""

@@ -164,3 +164,14 @@ def test_frozen_encoder_law_no_graph_of_the_encoder_is_kept(host: str, spatial_d
 def test_some_models_host_skip_paths() -> None:
     assert {"unet", "unet_resenc", "unetpp"} <= {name for name, _ in HOSTS}
     assert all("skips" in MODELS.arguments(name) for name, _ in HOSTS)
+
+
+@pytest.mark.parametrize(("role", "part"), [case for case in PARTS if case[1] != "csc_tuner"])
+def test_compiler_takes_a_host_with_the_part_as_one_graph(role: str, part: str) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = create_model("unet", spatial_dims=2, base_channels=4, depth=2, skips={role: part}).eval()
+    image = torch.randn(2, 1, 8, 12)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(image)
+        torch.testing.assert_close(compiled, model(image), rtol=1e-4, atol=1e-5)

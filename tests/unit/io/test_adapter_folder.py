@@ -1,0 +1,68 @@
+"""Adapters and bare weights on disk: what is written is read, and what could run code is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medseg.errors import UnreadableFile, UnsafeArtefact, UsageError
+from medseg.io import find_adapter, load_adapter, load_tensors, model_fingerprint, save_adapter, save_model
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)}
+BASE = {"base": {"path": "/base", "fingerprint": "0"}, "skips": None}
+
+
+def test_an_adapter_is_read_as_it_was_written(tmp_path) -> None:
+    save_adapter(tmp_path / "adapter", STATE, BASE)
+    assert find_adapter(tmp_path) == find_adapter(tmp_path / "adapter") == tmp_path / "adapter"
+    state, description = load_adapter(tmp_path)
+    assert all(torch.equal(state[name], tensor) for name, tensor in STATE.items())
+    assert description == BASE
+
+
+def test_faults_are_refused(tmp_path) -> None:
+    with pytest.raises(UnreadableFile, match="holds no adapter"):
+        load_adapter(tmp_path)
+    save_model(tmp_path / "model", STATE, {})
+    assert len(model_fingerprint(tmp_path / "model")) == 64
+    with pytest.raises(UsageError, match="holds a trained model"):
+        save_adapter(tmp_path / "model", STATE, BASE)
+    save_adapter(tmp_path / "nameless", STATE, {})
+    with pytest.raises(UnreadableFile, match="does not name the base"):
+        load_adapter(tmp_path / "nameless")
+    save_adapter(tmp_path / "changed", STATE, BASE)
+    file = tmp_path / "changed" / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"1234")
+    with pytest.raises(UnsafeArtefact, match="SHA-256"):
+        load_adapter(tmp_path / "changed")
+
+
+def test_bare_weights_come_from_safetensors_and_from_pytorch_files_without_code(tmp_path) -> None:
+    save_file(STATE, tmp_path / "w.safetensors")
+    torch.save({"state_dict": STATE}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        assert torch.equal(load_tensors(tmp_path / name)["a.weight"], STATE["a.weight"])
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    with pytest.raises(UnreadableFile, match="named tensors only"):
+        load_tensors(tmp_path / "other.pth")
+    torch.save({"x": torch.nn.Linear(1, 1)}, tmp_path / "code.pth")
+    with pytest.raises(UnsafeArtefact, match="could run code"):
+        load_tensors(tmp_path / "code.pth")
+    with pytest.raises(UnreadableFile, match="no such file"):
+        load_tensors(tmp_path / "missing.pth")
+
+
+def test_weights_go_into_a_named_encoder_only(tmp_path) -> None:
+    from medseg.models import create_model
+    from medseg.training.setup import load_encoder
+
+    model = create_model("unet", spatial_dims=2, base_channels=4, encoder="vovnet/19_slim")
+    state = {name: tensor + 1 for name, tensor in model.encoder.backbone.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    load_encoder(model, tmp_path / "w.safetensors")
+    assert torch.equal(model.encoder.backbone.stem[0].conv.weight, state["stem.0.conv.weight"])
+    plain = create_model("unet", spatial_dims=2, base_channels=4, depth=1)
+    load_encoder(plain, None)
+    with pytest.raises(UsageError, match="needs a named encoder"):
+        load_encoder(plain, tmp_path / "w.safetensors")
