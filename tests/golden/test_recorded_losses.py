@@ -31,11 +31,7 @@ def model_losses(name: str) -> list[float]:
     """Loss of each of a few SGD steps of a tiny model in float32 on one fixed batch of 2D squares."""
     torch.manual_seed(0)
     wanted = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "base_channels": 4, "deep_supervision": True}
-<<<<<<< HEAD
-    wanted |= {"widths": (8, 16, 16), "num_heads": 2}
-=======
-    wanted |= {"image_size": 32, "structures": (6, 5)}
->>>>>>> land
+    wanted |= {"widths": (8, 16, 16), "num_heads": 2, "image_size": 32, "structures": (6, 5)}
     wanted |= {"depth": 2} if "depth" in MODELS.arguments(name) else {"strides": [1, 2, 2]}
     model = create_model(name, **{key: value for key, value in wanted.items() if key in MODELS.arguments(name)})
     points = Landmarks(structures={"organ": 6, "lesion": 5}, labels=LABELS, from_masks=True)

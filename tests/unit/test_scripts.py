@@ -161,6 +161,8 @@ def test_nested_methods_are_compared_over_seeds_and_folds() -> None:
     ]
     assert bench.budget_words("90s") == ["trainer.max_time=00:00:01:30"]
     assert bench.budget_words("200 steps") == ["trainer.max_epochs=1", "trainer.steps_per_epoch=200"]
+
+
 def test_gain_of_pretraining_is_paired_over_seeds(tmp_path: Path) -> None:
     bench = load("bench_pretrain")
     (tmp_path / "images").mkdir()
