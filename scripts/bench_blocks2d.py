@@ -4,7 +4,7 @@
 
 Ways: medseg in fp32 and in bf16 autocast, channels-last, and the naive formulation in contiguous fp32: windows by
 roll, padding and reshaping, attention as explicit products and softmax, keys and values of cross-contextual attention
-computed for every token; for networks without these parts it differs in the memory format only. Each way lives in a
+for every token, 1x1 convolutions as such; other networks differ in the memory format only. Each way lives in a
 process of its own, whose peak memory is ru_maxrss; the processes take turns, step by step, so that a busy machine slows
 all of them alike. Times are the least of the rounds; CPU time, summed over threads, suffers least from other programs.
 """
@@ -30,6 +30,7 @@ from medseg.blocks.attention.patch import PatchExpand
 from medseg.blocks.attention.window import WindowAttention
 from medseg.blocks.skip.cross_context import TokenAttention
 from medseg.models import MODELS, create_model
+from medseg.models.barlow_swin import DecoderBlock, Pointwise
 
 BATCH, SIZE = 4, 224
 WAYS = ("naive fp32", "fp32", "bf16")
@@ -86,10 +87,24 @@ def naive_groups(layer: PatchExpand, x: Tensor) -> Tensor:
     return layer.norm(x).transpose(2, 3)
 
 
+def naive_pointwise(layer: Pointwise, x: Tensor) -> Tensor:
+    """`Pointwise.forward` as a convolution."""
+    return functional.conv2d(x, layer.weight[:, :, None, None], layer.bias)
+
+
+def naive_block(block: DecoderBlock, x: Tensor, skip: Tensor | None) -> Tensor:
+    """`DecoderBlock.forward` with everything at the higher resolution."""
+    x = functional.interpolate(x, scale_factor=2.0)
+    x = x if skip is None else torch.cat((x, skip), 1)
+    return block.main(x) + block.shortcut(x)
+
+
 NAIVE: dict[type, dict[str, Callable]] = {
     WindowAttention: {"forward": naive_forward, "with_map": naive_with_map},
     TokenAttention: {"forward": naive_tokens},
     PatchExpand: {"groups": naive_groups},
+    Pointwise: {"forward": naive_pointwise},
+    DecoderBlock: {"forward": naive_block},
 }
 
 

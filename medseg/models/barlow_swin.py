@@ -84,7 +84,7 @@ class BarlowSwin(nn.Module):
         for skip, width in zip(skips, decoder_channels, strict=True):
             self.decoder.append(DecoderBlock(previous + skip, width, dropout))
             previous = width
-        self.head = nn.Sequential(nn.Conv2d(previous, out_channels, 1))
+        self.head = nn.Sequential(Pointwise(previous, out_channels))
         if head_norm:
             self.head.append(keras_norm(out_channels))
         self.apply(_glorot)
@@ -94,8 +94,7 @@ class BarlowSwin(nn.Module):
         check_size(image, self.divisor)
         *skips, x = self.encoder(image)
         for block in self.decoder:
-            x = functional.interpolate(x, scale_factor=2.0)
-            x = block(torch.cat((x, skips.pop()), 1) if skips else x)
+            x = block(x, skips.pop() if skips else None)
         return self.head(x)
 
 
@@ -142,20 +141,37 @@ class Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Twice (separable convolution, normalisation, ReLU), dropout; plus a normalised 1x1 convolution of the input."""
+    """Twice the resolution, the skip beside it, twice (separable convolution, normalisation, ReLU), dropout; plus a
+    normalised 1x1 convolution of the same input.
+
+    1x1 convolutions are linear layers of channels-last pixels. That of the shortcut comes before the up-sampling where
+    there is no skip: repeating pixels changes neither it nor the statistics of the normalisation.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)]
-            layers += [nn.Conv2d(channels, out_channels, 1), keras_norm(out_channels), nn.ReLU(inplace=True)]
+            layers += [Pointwise(channels, out_channels), keras_norm(out_channels), nn.ReLU(inplace=True)]
         self.main = nn.Sequential(*layers, nn.Dropout(dropout))
-        self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), keras_norm(out_channels))
+        self.shortcut = nn.Sequential(Pointwise(in_channels, out_channels), keras_norm(out_channels))
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """x (B, C, H, W), skip (B, S, 2H, 2W) or None, C + S = in_channels -> (B, out_channels, 2H, 2W)."""
+        wide = functional.interpolate(x, scale_factor=2.0)
+        if skip is None:
+            return self.main(wide) + functional.interpolate(self.shortcut(x), scale_factor=2.0)
+        x = torch.cat((wide, skip), 1)
+        return self.main(x) + self.shortcut(x)
+
+
+class Pointwise(nn.Linear):
+    """A 1x1 convolution as one matrix product, which channels-last pixels already lie for."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        return self.main(x) + self.shortcut(x)
+        """(B, in_features, H, W) -> (B, out_features, H, W), channels-last."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def keras_norm(channels: int) -> nn.Module:

@@ -78,7 +78,7 @@ def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[T
     whole = -(-length // window) * window
     steps = torch.arange(whole, device=device)
     bands = (steps >= whole - window).long() + (steps >= whole - shift).long()
-    return (steps + shift) % whole, bands, (steps[:length] - shift) % whole
+    return (steps + shift) % whole, bands, (steps[:length] + whole - shift) % whole
 
 
 def to_windows(places: Tensor, window: int) -> Tensor:
