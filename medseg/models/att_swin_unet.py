@@ -8,7 +8,8 @@ a decoder block weights its values with the sum of its own attention and the enc
 encoder's attention to a tensor that it then discards: it has no effect (`official_noop=True`). Here the figure is
 followed. Ours, since neither figure nor code decides it: encoder block b guides decoder block b, so W-MSA meets W-MSA
 and SW-MSA meets SW-MSA (the code hands on the last block's attention only); the class token is added to all tokens
-instead of replacing the first (`cls_mode`); `skips` below 3 keeps the finest; `renormalise`. The skips are exchanged
+instead of replacing the first (`cls_mode`); `skip_count` below 3 keeps the finest;
+`renormalise`. The skips are exchanged
 before the decoder's blocks, as in the code; the figure has the opposite order.
 """
 
@@ -24,8 +25,8 @@ from torch import Tensor, nn
 from medseg.blocks.attention.patch import PatchEmbed, PatchExpand, PatchMerging, shuffle
 from medseg.blocks.attention.swin import SwinBlock, initialise_tokens
 from medseg.blocks.attention.window import OPERATIONS
-from medseg.blocks.skip import MERGES
 from medseg.blocks.skip.cross_context import CrossContext
+from medseg.blocks.skip.path import build_merge
 from medseg.blocks.stages import check_size
 from medseg.errors import UsageError, nearest
 from medseg.models import MODELS
@@ -56,7 +57,7 @@ class AttSwinUNet(nn.Module):
         window_size: side of a window in tokens; blocks alternate between shift 0 and window_size // 2.
         drop_path: stochastic depth of the last encoder block, rising linearly from 0 at the first.
         mode: ``"cross"``: cross-contextual attention in the skips; ``"swin"``: concatenation, as in Swin-Unet.
-        skips: number of skips, the finest ones. None: all.
+        skip_count: number of skips, the finest ones. None: all.
         spatial_attention: how the encoder's attention joins the decoder's where there is a skip: ``"add"``,
             ``"mul"`` or ``"none"``. None: ``"add"`` in mode ``"cross"``, else ``"none"``.
         renormalise: make the joined attention's rows sum to 1 again.
@@ -84,7 +85,7 @@ class AttSwinUNet(nn.Module):
         window_size: int = 7,
         drop_path: float = 0.1,
         mode: str = "cross",
-        skips: int | None = None,
+        skip_count: int | None = None,
         spatial_attention: str | None = None,
         renormalise: bool = False,
         cls_mode: str = "add",
@@ -100,10 +101,10 @@ class AttSwinUNet(nn.Module):
             if value not in known:
                 raise UsageError(f"unknown {key} '{value}': {nearest(value, known)}")
         heads = stage_heads(num_heads, len(depths))
-        kept = len(depths) - 1 if skips is None else skips
+        kept = len(depths) - 1 if skip_count is None else skip_count
         if len(depths) < 2 or min(depths) < 1 or not 0 <= kept < len(depths):
             raise UsageError(
-                f"depths is {tuple(depths)}, skips {skips} (needs two or more stages, fewer skips than those)"
+                f"depths is {tuple(depths)}, skip_count {skip_count} (needs two or more stages, fewer skips than those)"
             )
         self.divisor = (PATCH * 2 ** (len(depths) - 1),) * 2
         self.guided = 0 if official_noop or spatial == "none" else kept
@@ -224,7 +225,7 @@ class DecoderStage(nn.Module):
         if mode == "cross":
             self.merge: nn.Module = CrossContext(**sizes, cls_mode=cls_mode)
         elif mode == "swin":
-            self.merge = MERGES.build("concat", **sizes)
+            self.merge = build_merge("concat", **sizes)
         self.fuse = nn.Linear(2 * channels, channels) if mode else None
         self.blocks = make_blocks(channels, heads, window_size, rates)
 
@@ -232,7 +233,7 @@ class DecoderStage(nn.Module):
         """x (B, H, W, 2C), skip (B, 2H, 2W, C), attention per block or nothing -> (B, 2H, 2W, C)."""
         x = self.expand(x)
         if self.fuse is not None:
-            merged = self.merge(skip.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2))
+            merged = self.merge(skip.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), None)
             x = self.fuse(merged.permute(0, 2, 3, 1))
         for i, block in enumerate(self.blocks):
             joined = {"guide": maps[i], "operation": self.operation, "renormalise": self.renormalise} if maps else {}

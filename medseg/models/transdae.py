@@ -27,7 +27,7 @@ from medseg.blocks.attention.overlap import OverlapPatchEmbed, PatchExpand
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.tokens import ChannelNorm
 from medseg.blocks.conv import conv
-from medseg.blocks.skip import MERGES
+from medseg.blocks.skip.path import build_merge
 from medseg.blocks.stages import check_size
 from medseg.errors import UsageError, nearest
 from medseg.models import MODELS
@@ -253,13 +253,13 @@ class DecoderStage(nn.Module):
     def __init__(self, spatial_dims: int, in_channels: int, width: int, blocks: Sequence[nn.Module], skip: str) -> None:
         super().__init__()
         self.adapt = conv(spatial_dims, in_channels, width, kernel=1)
-        self.merge = MERGES.build(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
+        self.merge = build_merge(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
         self.narrow = conv(spatial_dims, self.merge.out_channels, width, kernel=1)
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
         """skip (B, width, *S), x (B, in_channels, *S) -> (B, width, *S)."""
-        return self.blocks(self.narrow(self.merge(skip, self.adapt(x))))
+        return self.blocks(self.narrow(self.merge(skip, self.adapt(x), None)))
 
 
 def per_stage(value: int | Sequence[int]) -> list[int]:

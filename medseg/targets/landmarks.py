@@ -70,11 +70,25 @@ class Landmarks:
         self.structures = _structures(self.counts, self._values(), self.edges)
         self.from_masks, self.kl_weight = from_masks, kl_weight
         self.total = sum(self.counts.values())
-        self.out_channels = 1
+        self.out_channels = self.probability_channels = 1
+        self.head_start = None
         self.supervision, self.points = ("label", 0) if from_masks else ("points", self.total)
         self.layout = {"structures": dict(self.counts), "edges": self.model_arguments()["edges"]}
         self._pool = pooling(list(self.counts.values()))
         scaled_laplacian(self.total, self.edges or ())  # refuses edges to points that are not there
+
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]:
+        """What is scored as masks: every class but the background."""
+        return {name: (value,) for name, value in self.labels.items() if value}
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Raises UsageError: points are no probabilities."""
+        raise UsageError("a model of landmarks has no uncertainty map")
+
+    def swapped(self, pairs: Sequence[Sequence[int]]) -> list[int]:
+        """Raises UsageError: landmarks are never mirrored."""
+        raise UsageError("landmarks cannot be mirrored", fix="set tta=false")
 
     def model_arguments(self) -> dict[str, Any]:
         """Landmarks per structure, and the edges."""

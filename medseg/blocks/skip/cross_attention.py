@@ -9,13 +9,15 @@ from medseg.blocks.attention.efficient import efficient_attention
 from medseg.blocks.attention.mix_ffn import MixFFN
 from medseg.blocks.attention.tokens import ChannelNorm, to_image, to_tokens
 from medseg.blocks.conv import conv
-from medseg.blocks.skip import MERGES, SkipMerge
+from medseg.blocks.skip import MERGES, SkipContext, SkipMerge
 from medseg.errors import UsageError
 
 
 @MERGES.register("cross_attention")
 class SkipCrossAttention(SkipMerge):
-    """SCCA (Azad et al. 2022, arXiv 2212.13504): efficient attention with values from the decoder, then a Mix-FFN.
+    """DAE-Former's SCCA: efficient attention with values from the decoder, then a Mix-FFN.
+
+    Source: Azad et al. 2022, arXiv 2212.13504
 
     As in the official code, keys **and** queries are the skip; the paper's figure takes the keys from the decoder,
     and its authors say that the code is right (issue 13 of their repository). Both sides share one layer norm.
@@ -32,7 +34,7 @@ class SkipCrossAttention(SkipMerge):
         self.ffn_norm = ChannelNorm(self.out_channels)
         self.ffn = MixFFN(spatial_dims, self.out_channels, 2 * self.out_channels)
 
-    def forward(self, skip: Tensor, decoder: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, decoder: Tensor, context: SkipContext | None = None) -> Tensor:
         """skip (B, C, *S), decoder (B, C, *S) -> (B, 2 C, *S)."""
         where, what = to_tokens(self.norm(skip)), to_tokens(self.norm(decoder))
         attended = to_image(efficient_attention(where, where, what), skip.shape[2:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.skip import MERGES, SkipMerge
+from medseg.blocks.skip import MERGES, SkipContext, SkipMerge
 from medseg.errors import UsageError, nearest
 
 CLS_MODES = ("add", "replace_first")
@@ -18,6 +18,8 @@ CLS_MODES = ("add", "replace_first")
 @MERGES.register("cross_context")
 class CrossContext(SkipMerge):
     """Concatenation, decoder first, after each side has learnt of the other through its class token.
+
+    Source: Aghdam et al. 2023, arXiv 2210.16898
 
     The class token starts as the mean of its side's tokens. Per layer it attends to itself and to the other side's
     tokens, and the result is added to it.
@@ -59,7 +61,7 @@ class CrossContext(SkipMerge):
             for c in (decoder_channels, skip_channels)
         )
 
-    def forward(self, skip: Tensor, decoder: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, decoder: Tensor, context: SkipContext | None = None) -> Tensor:
         """skip (B, C, *S), decoder (B, C, *S) -> (B, 2C, *S)."""
         size = decoder.shape[2:]
         sides = [image.flatten(2).transpose(1, 2) for image in (decoder, skip)]

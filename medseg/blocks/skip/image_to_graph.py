@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from medseg.blocks.graph import ChebConv
-from medseg.blocks.skip import SkipMerge
+from medseg.blocks.skip import SkipContext, SkipMerge
 
 WINDOW = 3  # pixels of the feature map that are averaged around a node
 
@@ -28,7 +28,7 @@ class ImageToGraph(SkipMerge):
         self.out_channels = decoder_channels + skip_channels + 2
         self.position = ChebConv(decoder_channels, 2, terms=1, bias=False)
 
-    def forward(self, skip: Tensor, decoder: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, decoder: Tensor, context: SkipContext | None = None) -> Tensor:
         """skip (B, C, h, w), decoder (B, N, F) -> (B, N, F + C + 2): node features, sampled ones, (x, y) in 0..1."""
         positions = self.position(decoder, decoder.new_empty(0))  # one term: the Laplacian is not used
         return torch.cat((decoder, sample_at(skip, positions), positions), 2)

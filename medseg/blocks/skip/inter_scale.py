@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.blocks.conv import CONVS, conv
-from medseg.blocks.skip import MERGES, SkipMerge
+from medseg.blocks.skip import MERGES, SkipContext, SkipMerge
 
 
 class LargeKernelAttention(nn.Sequential):
@@ -28,7 +28,10 @@ class LargeKernelAttention(nn.Sequential):
 
 @MERGES.register("inter_scale")
 class InterScaleInteraction(SkipMerge):
-    """x = W [decoder, skip]; x + gate(x) * x, with a large-kernel gate. A reconstruction, see the module."""
+    """x = W [decoder, skip]; x + gate(x) * x, with a large-kernel gate. A reconstruction, see the module.
+
+    Source: reconstruction after B. Azad et al. 2024, arXiv 2409.02018
+    """
 
     def __init__(self, *, spatial_dims: int, skip_channels: int, decoder_channels: int) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class InterScaleInteraction(SkipMerge):
         self.fuse = conv(spatial_dims, decoder_channels + skip_channels, decoder_channels, kernel=1)
         self.gate = LargeKernelAttention(spatial_dims, decoder_channels)
 
-    def forward(self, skip: Tensor, decoder: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, decoder: Tensor, context: SkipContext | None = None) -> Tensor:
         """skip (B, C, *S), decoder (B, D, *S) -> (B, D, *S)."""
         fused = self.fuse(torch.cat((decoder, skip), dim=1))
         return fused + self.gate(fused) * fused

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipContext, SkipSettings
+from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipContext, SkipMerge, SkipSettings
 from medseg.errors import UsageError, nearest
 from medseg.registry import Registry
 
@@ -145,6 +145,12 @@ class SkipPath(nn.Module):
         if len(self.channels) == self.num_levels:
             raise UsageError("include_bottleneck: this network passes no bottleneck to its skip path")
         return SkipSite(self.num_levels, self.channels[-1], 0)
+
+
+def build_merge(name: str, *, spatial_dims: int, skip_channels: int, decoder_channels: int) -> SkipMerge:
+    """One merge by name, for a network that joins its skips itself. Raises UsageError for an unknown name."""
+    facts = {"spatial_dims": spatial_dims, "skip_channels": skip_channels, "decoder_channels": decoder_channels}
+    return cast(SkipMerge, _build(MERGES, {"name": name}, facts))
 
 
 def skip_settings(settings: SkipSettings) -> dict[str, Any]:

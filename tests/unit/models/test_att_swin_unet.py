@@ -127,7 +127,7 @@ def test_encoder_attention_is_trained_through_the_decoder(image: torch.Tensor) -
 
 @pytest.mark.parametrize("skips", [0, 1, 2])
 def test_skips_keep_the_finest(skips: int, image: torch.Tensor) -> None:
-    model = tiny(skips=skips)
+    model = tiny(skip_count=skips)
     assert [stage.fuse is not None for stage in model.decoder] == [i < skips for i in range(2)]
     _, maps = model.encoder.tokens(image, model.guided)
     assert [len(stage) for stage in maps] == [2 * (i < skips) for i in range(3)]
@@ -147,7 +147,7 @@ def test_drop_path_rises_to_its_rate() -> None:
         ({"mode": "crosss"}, "did you mean 'cross'"),
         ({"spatial_attention": "ad"}, "did you mean 'add'"),
         ({"cls_mode": "replace"}, "did you mean 'replace_first'"),
-        ({"skips": 4}, "skips 4"),
+        ({"skip_count": 4}, "skip_count 4"),
         ({"num_heads": (3, 6)}, "needs 4 numbers"),
         ({"embed_dim": 100}, "100 channels cannot be divided among 3 heads"),
     ],
