@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from medseg.blocks.graph import ChebConv
 from medseg.blocks.skip import SkipContext, SkipMerge
@@ -51,5 +50,7 @@ def sample_at(features: Tensor, positions: Tensor) -> Tensor:
     low = positions.detach().float() * size - 1
     numbers = torch.arange(batch, device=low.device, dtype=low.dtype)[:, None, None].expand(-1, nodes, -1)
     boxes = torch.cat((numbers, low, low + WINDOW), 2).flatten(0, 1)
+    from torchvision.ops import roi_align  # a second that other networks do without
+
     sampled = roi_align(features.float(), boxes, output_size=1, sampling_ratio=0, aligned=True)
     return sampled.view(batch, nodes, features.shape[1]).to(positions.dtype)
