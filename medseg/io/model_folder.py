@@ -113,6 +113,12 @@ def _names_code(data: Any) -> bool:
 
 
 def tensors_from(weights: bytes, path: Path) -> dict[str, Tensor]:
+    """Name -> tensor, from the bytes of a safetensors file.
+
+    Raises:
+        UnsafeArtefact: a pickle named like one.
+        UnreadableFile: damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 

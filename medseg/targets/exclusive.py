@@ -10,13 +10,14 @@ from torch import Tensor
 from medseg.errors import UsageError
 from medseg.losses import build_loss
 from medseg.losses.cross_entropy import at_least_float32
-from medseg.targets.base import TARGETS, DenseTarget, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.base import TARGETS, build_target, categorical_entropy
+from medseg.targets.coded import CodedTarget
 from medseg.targets.label_codes import LabelCodes
 from medseg.targets.region_table import resolve_regions, swapped_places
 
 
 @TARGETS.register("exclusive")
-class ExclusiveClasses(DenseTarget):
+class ExclusiveClasses(CodedTarget):
     """Softmax over the classes, one of which is the background; or one sigmoid channel for two classes.
 
     Channel k stands for the k-th smallest label value, so values need not be consecutive.
@@ -66,23 +67,6 @@ class ExclusiveClasses(DenseTarget):
     def classes(self) -> dict[str, tuple[int, ...]]:
         """What is scored: the regions if there are any, else every class but the background."""
         return self.regions or {name: (value,) for name, value in self.labels.items() if value != 0}
-
-    def encode(self, label: Tensor) -> Tensor:
-        """Label values (B, 1, *S), any integer type -> channel numbers (B, 1, *S) int64, `IGNORE` where ignored.
-
-        Raises:
-            BadLabels: naming the values that the target does not know.
-        """
-        return self._codes.encode(label)
-
-    def loss(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Loss of one or more heads; for a head of lower resolution the target is resized to it.
-
-        Args:
-            logits: (B, K, *S), or a sequence of such tensors, finest or best first.
-            target: what `encode` returned, (B, 1, *S).
-        """
-        return sum_of_heads(self._loss, logits, target, self.head_weights)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits (B, K, *S) -> probabilities (B, K, *S), at least float32; they sum to 1 unless binary."""

@@ -11,13 +11,14 @@ from torch import Tensor
 from medseg.errors import UsageError
 from medseg.losses.cross_entropy import at_least_float32
 from medseg.losses.multi_level import MultiLevel, make_multi_level_loss
-from medseg.targets.base import TARGETS, DenseTarget, HeadStart, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.base import TARGETS, HeadStart, build_target, categorical_entropy
+from medseg.targets.coded import CodedTarget
 from medseg.targets.label_codes import LabelCodes
 from medseg.targets.region_table import check_nested, region_order, regions_of_levels, resolve_regions, swapped_places
 
 
 @TARGETS.register("nested")
-class NestedClasses(DenseTarget):
+class NestedClasses(CodedTarget):
     """Multi-level activation (Hu et al. 2018, arXiv 1810.09488; Piraud et al. 2018, arXiv 1804.01910).
 
     Level 0 is outside, level L the innermost region. With one logit x the probability of region j is
@@ -85,23 +86,6 @@ class NestedClasses(DenseTarget):
     def head_start(self) -> HeadStart:
         """One h below the lowest threshold (-2 h for three levels): outside every region; the usual slope by k."""
         return HeadStart(bias=self.activation.thresholds[0] - self.activation.h, scale=1 / self.activation.k)
-
-    def encode(self, label: Tensor) -> Tensor:
-        """Label values (B, 1, *S), any integer type -> levels (B, 1, *S) int64 in 0..L, `IGNORE` where ignored.
-
-        Raises:
-            BadLabels: naming the values that the target does not know.
-        """
-        return self._codes.encode(label)
-
-    def loss(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Loss of one or more heads; for a head of lower resolution the target is resized to it.
-
-        Args:
-            logits: (B, 1, *S), or a sequence of such tensors, finest or best first.
-            target: what `encode` returned, (B, 1, *S).
-        """
-        return sum_of_heads(self._loss, logits, target, self.head_weights)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits (B, 1, *S) -> probabilities of the regions (B, L, *S), at least float32, the outermost's first."""

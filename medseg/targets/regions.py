@@ -12,13 +12,14 @@ from medseg.errors import UsageError
 from medseg.losses import IGNORE
 from medseg.losses.cross_entropy import at_least_float32
 from medseg.losses.regions import make_region_loss
-from medseg.targets.base import TARGETS, DenseTarget, build_target, categorical_entropy, sum_of_heads
+from medseg.targets.base import TARGETS, build_target, categorical_entropy
+from medseg.targets.coded import CodedTarget
 from medseg.targets.label_codes import LabelCodes
 from medseg.targets.region_table import region_order, resolve_regions, swapped_places
 
 
 @TARGETS.register("regions")
-class Regions(DenseTarget):
+class Regions(CodedTarget):
     """One sigmoid channel per region; regions are painted into a label map one over the other.
 
     Nothing keeps an inner region inside its outer one before they are painted; see `medseg.targets.NestedClasses`.
@@ -64,23 +65,6 @@ class Regions(DenseTarget):
         self._loss = make_region_loss(self.loss_settings)
         members = [[value in group for value in self._codes.values] for group in self.classes.values()]
         self._members = torch.tensor(members)  # (R, label values)
-
-    def encode(self, label: Tensor) -> Tensor:
-        """Label values (B, 1, *S), any integer type -> their places among all (B, 1, *S) int64, `IGNORE` if ignored.
-
-        Raises:
-            BadLabels: naming the values that the target does not know.
-        """
-        return self._codes.encode(label)
-
-    def loss(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Loss of one or more heads; for a head of lower resolution the target is resized to it.
-
-        Args:
-            logits: (B, R, *S), or a sequence of such tensors, finest or best first.
-            target: what `encode` returned, (B, 1, *S).
-        """
-        return sum_of_heads(self._head_loss, logits, target, self.head_weights)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits (B, R, *S) -> probabilities (B, R, *S), at least float32, one for each region."""
