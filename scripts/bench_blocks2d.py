@@ -82,7 +82,7 @@ def naive_tokens(layer: TokenAttention, cls: Tensor, tokens: Tensor) -> Tensor:
 
 def naive_groups(layer: PatchExpand, x: Tensor) -> Tensor:
     """`PatchExpand.groups` that moves the tokens to their places and normalises them there."""
-    f = layer.factor
+    f = layer.sides[0]
     x = layer.expand(x).unflatten(3, (f, f, -1)).transpose(2, 3).contiguous()
     return layer.norm(x).transpose(2, 3)
 

@@ -34,6 +34,12 @@ WORDS = {
     "wbc": ["augmentation=microscopy"],
     "chaos": ["data.slices=axial", "augmentation=light"],
 }
+RECIPES = {  # the toolkit's own: configs/experiment/*_default.yaml and transdae.yaml, without their sizes
+    "att_swin_unet": ["optimizer.lr=3e-4"],
+    "transdae": ["optimizer.lr=5e-4", "optimizer.weight_decay=0.05"],
+    "dae_former": ["optimizer.lr=5e-4", "optimizer.weight_decay=0.05"],
+    "barlow_swin": ["optimizer.lr=1e-3", "model.head_norm=false"],
+}
 METRICS = {
     **{name: {"Dice": "dice", "SE": "recall", "SP": "specificity", "ACC": "accuracy"} for name in ("isic", "wbc")},
     "chaos": {"Dice": "dice", "HD95": "hausdorff_distance_95"},
@@ -44,7 +50,14 @@ def words_of(dataset: str, model: str, minutes: float, seed: int, run: Path, ext
     """What is typed after ``medseg train``."""
     seconds = round(minutes * 60)
     limit = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    own = [f"data={find(FOLDERS[dataset])}", f"model={model}", f"seed={seed}", f"run_dir={run}", *WORDS[dataset]]
+    own = [
+        f"data={find(FOLDERS[dataset])}",
+        f"model={model}",
+        f"seed={seed}",
+        f"run_dir={run}",
+        *WORDS[dataset],
+        *RECIPES.get(model, []),
+    ]
     return [*own, f"trainer.max_time={limit}", "trainer.progress=false", *extra]
 
 
@@ -68,7 +81,7 @@ def train(dataset: str, model: str, minutes: float, seed: int, output: Path, ext
     config = compose("train", words_of(dataset, model, minutes, seed, run, extra))
     fit(config)
     description = json.loads((run / "model.json").read_text())
-    facts = {"dataset": dataset, "model": " ".join([model, *extra]), "minutes": minutes, "seed": seed}
+    facts = {"dataset": dataset, "model": model, "settings": list(extra), "minutes": minutes, "seed": seed}
     row = {**facts, "steps": description["training"]["steps"], "scores": score(dataset, config, run)}
     (run / "row.json").write_text(json.dumps(row, indent=1))
     return row
@@ -95,11 +108,17 @@ def _files(case: Any, validation: Path) -> CaseFiles:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: a line for each dataset, class, model and budget; mean over the seeds ± their standard deviation."""
+    """Markdown: a line for each dataset, class, model and budget; mean over the seeds ± their standard deviation.
+
+    Settings beside the model's name are those that not all rows share; the shared ones stand below.
+    """
+    rows = list(rows)
+    shared = [word for word in rows[0]["settings"] if all(word in row["settings"] for row in rows)] if rows else []
     groups: dict[tuple[str, str, str, float], list[Mapping[str, Any]]] = {}
     for row in rows:
+        model = " ".join([row["model"], *(word for word in row["settings"] if word not in shared)])
         for name in row["scores"]:
-            groups.setdefault((row["dataset"], name, row["model"], row["minutes"]), []).append(row)
+            groups.setdefault((row["dataset"], name, model, row["minutes"]), []).append(row)
     lines: list[str] = []
     heads: list[str] = []
     for (dataset, name, model, minutes), group in sorted(groups.items()):
@@ -111,7 +130,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         cells = [spread([row["scores"][name][column] for row in group], column) for column in columns]
         steps = f"{fmean(row['steps'] for row in group):.0f}"
         lines.append(f"| {' | '.join([dataset, name, model, f'{minutes:g}', str(len(group)), steps, *cells])} |")
-    return "\n".join(lines).strip()
+    return "\n".join([*lines, "", f"settings: {' '.join(shared)}"] if shared else lines).strip()
 
 
 def spread(values: Sequence[float | None], column: str) -> str:

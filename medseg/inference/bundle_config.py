@@ -17,12 +17,6 @@ from medseg.targets import ExclusiveClasses, NestedClasses, Regions
 
 Config = dict[str, Any]
 IMAGE, PRED = {"keys": "image"}, {"keys": "pred"}
-# MONAI's Spacing keeps the nominal spacing, so that its grid and ours part by up to half a voxel at the far end. Here
-# the outer edges stay where they are and the spacing gives way, as in `medseg.data.resample`.
-NEW_GRID = (
-    "$lambda x: monai.transforms.Resize([max(1, round(n * old / new)) for n, old, new in"
-    " zip(x.shape[1:], x.pixdim.tolist(), @spacing)], mode='nearest')(x[:1])"
-)
 ONE_FILE = "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))"
 CHANNEL_FILES = (
     "$[sorted(glob.glob(f[:-11] + '????.nii.gz')) for f in sorted(glob.glob(@dataset_dir + '/*_0000.nii.gz'))]"
@@ -45,7 +39,6 @@ def inference_config(member: Member) -> Config:
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": ONE_FILE if len(plan.channel_names) == 1 else CHANNEL_FILES,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "spacing": [_number(mm) for mm in plan.spacing],
         "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device)",
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": list(_preprocessing(plan))},
@@ -82,10 +75,25 @@ def _preprocessing(plan: Plan) -> Iterator[Config]:
         yield {"_target_": "CropForegroundd", **IMAGE, "source_key": "image", "select_fn": "$lambda x: x != 0"}
     yield from _normalization(plan)
     yield {"_target_": "CopyItemsd", **IMAGE, "names": "grid"}
-    yield {"_target_": "Lambdad", "keys": "grid", "func": NEW_GRID, "allow_missing_keys": True}
+    yield {"_target_": "Lambdad", "keys": "grid", "func": _new_grid(plan), "allow_missing_keys": True}
     yield {"_target_": "ResampleToMatchd", **IMAGE, "key_dst": "grid", "mode": "bilinear", "padding_mode": "border"}
     yield {"_target_": "DeleteItemsd", "keys": "grid"}
     yield {"_target_": "EnsureTyped", **IMAGE, "device": "@device"}
+
+
+def _new_grid(plan: Plan) -> str:
+    """`Plan.grid` as an expression.
+
+    MONAI's Spacing keeps the nominal spacing, so that its grid and ours part by up to half a voxel at the far end. Here
+    the outer edges stay where they are and the spacing gives way, as in `medseg.data.resample`.
+    """
+    fixed = None if plan.size is None else plan.grid((0, 0, 0), plan.spacing)
+    sides = []
+    for axis, spacing in enumerate(plan.spacing):
+        by_spacing = f"max(1, round(x.shape[{axis + 1}] * float(x.pixdim[{axis}]) / {_number(spacing)}))"
+        own = by_spacing if fixed is None else str(int(_number(fixed[axis])))
+        sides.append(f"x.shape[{axis + 1}]" if axis == plan.slice_axis else own)
+    return f"$lambda x: monai.transforms.Resize([{', '.join(sides)}], mode='nearest')(x[:1])"
 
 
 def _normalization(plan: Plan) -> Iterator[Config]:
@@ -168,7 +176,8 @@ def _decision(target: ExclusiveClasses | Regions | NestedClasses) -> Iterator[Co
         func = f"$lambda x: ((x >= 0.5) * torch.tensor({numbers}, device=x.device)).amax(0, keepdim=True)"
         yield {"_target_": "Lambdad", **PRED, "func": func}
     else:
-        yield {"_target_": "AsDiscreted", **PRED, **({"threshold": 0.5} if target.binary else {"argmax": True})}
+        decided = {"threshold": _number(target.threshold)} if target.binary else {"argmax": True}
+        yield {"_target_": "AsDiscreted", **PRED, **decided}
     if values != list(range(len(values))):
         places = list(range(len(values)))
         yield {"_target_": "MapLabelValued", **PRED, "orig_labels": places, "target_labels": values}

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from medseg.blocks.attention.channel import ChannelAttention
 from medseg.blocks.attention.efficient import EfficientAttention
 from medseg.blocks.attention.mix_ffn import MixFFN
-from medseg.blocks.attention.overlap import OverlapPatchEmbed, PatchExpand
+from medseg.blocks.attention.overlap import OverlapPatchEmbed
+from medseg.blocks.attention.patch import ImageExpand
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.tokens import ChannelNorm
 from medseg.blocks.conv import conv
@@ -234,10 +235,10 @@ class Decoder(nn.Module):
         self.expand, self.stages = nn.ModuleList(), nn.ModuleList()
         for stage in reversed(range(len(widths) - 1)):
             below = widths[stage + 1]
-            self.expand.append(PatchExpand(spatial_dims, below, below // 2, factor=STRIDES[stage + 1]))
+            self.expand.append(ImageExpand(below, below // 2, factor=STRIDES[stage + 1], spatial_dims=spatial_dims))
             blocks = [block(stage) for _ in range(depths[stage])]
             self.stages.append(DecoderStage(spatial_dims, below // 2, widths[stage], blocks, skip))
-        self.expand.append(PatchExpand(spatial_dims, widths[0], widths[0], factor=STRIDES[0]))
+        self.expand.append(ImageExpand(widths[0], widths[0], factor=STRIDES[0], spatial_dims=spatial_dims))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Encoder features, finest first -> (B, widths[0], *S) at the image's resolution."""

@@ -58,11 +58,14 @@ def test_dice_against_minutes_is_the_mean_over_folds(tmp_path: Path) -> None:
 def test_the_zoo_table_has_mean_and_spread(tmp_path: Path) -> None:
     bench = load("bench_zoo2d")
     scores = {"lesion": {"Dice": 0.8, "pooled Dice": 0.9}}
-    row = {"dataset": "isic", "model": "unet", "minutes": 15.0, "steps": 100, "scores": scores}
+    words = ["trainer.threads=1"]
+    row = {"dataset": "isic", "model": "unet", "settings": words, "minutes": 15.0, "steps": 100, "scores": scores}
     other = {**row, "scores": {"lesion": {"Dice": 0.9, "pooled Dice": None}}, "steps": 200}
     text = bench.table([row, other, {**row, "dataset": "chaos", "scores": {"liver": {"Dice": 0.5, "HD95": 12.34}}}])
     assert "| isic | lesion | unet | 15 | 2 | 150 | 0.850 ± 0.071 | 0.900 |" in text
     assert "| chaos | liver | unet | 15 | 1 | 100 | 0.500 | 12.3 |" in text
+    assert text.endswith("settings: trainer.threads=1")
+    assert "| unet model.depth=3 |" in bench.table([row, {**row, "settings": [*words, "model.depth=3"]}])
 
 
 def test_the_zoo_refuses_models_that_are_not_there() -> None:

@@ -49,29 +49,41 @@ class PatchMerging(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """`factor` times the resolution: a linear layer whose outputs become factor x factor tokens, then a normalisation.
+    """`factor` times the resolution: a linear layer whose outputs become factor^d tokens, then a normalisation.
 
     Args:
         channels: of a token.
         out_channels: of a new token; Swin-Unet halves `channels` with factor 2 and keeps them with factor 4.
         factor: new tokens per side.
+        spatial_dims: d.
     """
 
-    def __init__(self, channels: int, out_channels: int, *, factor: int = 2) -> None:
+    def __init__(self, channels: int, out_channels: int, *, factor: int = 2, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.factor = factor
-        self.expand = nn.Linear(channels, factor**2 * out_channels, bias=False)
+        self.sides = (factor,) * spatial_dims
+        self.expand = nn.Linear(channels, factor**spatial_dims * out_channels, bias=False)
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, channels) -> (B, factor * H, factor * W, out_channels)."""
+        """(B, *S, channels) -> (B, *(factor * S), out_channels)."""
         return shuffle(self.groups(x))
 
     def groups(self, x: Tensor) -> Tensor:
-        """The new tokens before they take their places: (B, H, W, factor, factor, out_channels)."""
-        return self.norm(self.expand(x).unflatten(3, (self.factor, self.factor, -1)))
+        """The new tokens before they take their places: (B, *S, *sides, out_channels)."""
+        return self.norm(self.expand(x).unflatten(-1, (*self.sides, -1)))
+
+
+class ImageExpand(PatchExpand):
+    """`PatchExpand` of channels-first images, as a view of tokens."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, channels, *S) -> (B, out_channels, *(factor * S)), channels-last."""
+        return super().forward(image.movedim(1, -1)).movedim(-1, 1)
 
 
 def shuffle(x: Tensor) -> Tensor:
-    """Groups of tokens to their places: (B, H, W, f, f, C) -> (B, f * H, f * W, C)."""
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    """Groups of d-dimensional tokens to their places: (B, *S, *sides, C) -> (B, *(S * sides), C)."""
+    dims = (x.ndim - 2) // 2
+    places = [place for axis in range(1, dims + 1) for place in (axis, axis + dims)]
+    size = [x.shape[axis] * x.shape[axis + dims] for axis in range(1, dims + 1)]
+    return x.permute(0, *places, -1).reshape(len(x), *size, -1)

@@ -12,7 +12,8 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 from medseg.blocks.attention.channel import ChannelAttention
 from medseg.blocks.attention.efficient import EfficientAttention, efficient_attention
 from medseg.blocks.attention.mix_ffn import MixFFN
-from medseg.blocks.attention.overlap import OverlapPatchEmbed, PatchExpand
+from medseg.blocks.attention.overlap import OverlapPatchEmbed
+from medseg.blocks.attention.patch import ImageExpand
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.tokens import ChannelNorm, to_image, to_tokens
 from medseg.errors import UsageError
@@ -138,7 +139,7 @@ def test_channel_norm_is_a_layer_norm_of_each_voxel() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_expanded_patches_lie_where_their_voxel_was(dims: int) -> None:
-    expand = PatchExpand(dims, 6, 3, factor=2)
+    expand = ImageExpand(6, 3, factor=2, spatial_dims=dims)
     image = torch.randn(2, 6, *(2, 3, 4)[:dims])
     out = expand(image)
     assert out.shape == (2, 3, *(2 * n for n in image.shape[2:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,21 +25,24 @@ pytest.importorskip("onnxruntime")
 LABELS = {"background": 0, "left": 2, "right": 5}
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
+def write_model(folder: Path, seed: int = 0, slices: bool = False) -> Path:
     torch.manual_seed(seed)
-    strides = [[1, 1, 1], [2, 2, 2]]
+    strides = [[1, 1, 1], [2, 2, 1 if slices else 2]]
+    changes: dict[str, Any] = {"slice_axis": 2, "patch_size": [16, 16, 1], "size": [24, 20]} if slices else {}
     plan = Plan.from_dict(
         {
             "dataset": "d", "spatial_dims": 3, "channel_names": ["MR"], "labels": LABELS, "ignore_label": None,
             "spacing": [1.0, 1.0, 1.5], "patch_size": [16, 16, 8], "batch_size": 1, "strides": strides,
             "normalization": [{"scheme": "zscore"}], "crop_nonzero": False, "mirror_axes": [0],
-            "mirror_swaps": {"0": [[2, 5]]},
+            "mirror_swaps": {"0": [[2, 5]]}, **changes,
         }
     )  # fmt: skip
-    model = {"name": "unet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "base_channels": 4}
-    network = create_model(**model, strides=strides)
+    dims = 2 if slices else 3
+    model = {"name": "unet", "spatial_dims": dims, "in_channels": 1, "out_channels": 3, "base_channels": 4}
+    model["strides"] = [stage[:dims] for stage in strides]
+    network = create_model(**model)
     operations = [{"operation": "largest_component", "label": 2}]
-    description = {"model": {**model, "strides": strides}, "plan": plan.to_dict(), "postprocessing": operations}
+    description = {"model": model, "plan": plan.to_dict(), "postprocessing": operations}
     save_model(folder, network.state_dict(), {**description, "target": ExclusiveClasses(labels=LABELS).to_dict()})
     return folder
 
@@ -70,6 +74,19 @@ def test_the_predictor_gives_the_same_with_either(model: Path, exported: Path, i
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
     assert (found.labels == expected.labels).mean() > 0.999
     assert found.memory["predicted"] == expected.memory["predicted"]
+
+
+def test_a_network_of_slices_gives_the_same(tmp_path: Path, image: np.ndarray) -> None:
+    trained = write_model(tmp_path / "trained", slices=True)
+    (folder,) = export_model(trained, tmp_path / "onnx")
+    expected, found = (
+        Predictor.from_pretrained(each, precision="fp32", device="cpu").predict(
+            image, spacing=(1, 1, 2), probabilities=True
+        )
+        for each in (trained, folder)
+    )
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+    assert len(np.unique(expected.labels)) > 1
 
 
 def test_no_torch_network_is_built(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

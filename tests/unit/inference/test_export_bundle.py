@@ -85,11 +85,19 @@ NORMALIZATIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("crop", [False, True])
-@pytest.mark.parametrize("name", NORMALIZATIONS)
-def test_preprocessing_and_its_inverse_are_ours(tmp_path: Path, name: str, crop: bool) -> None:
-    schemes = NORMALIZATIONS[name]
-    trained = member(normalization=schemes, crop_nonzero=crop, channel_names=[f"c{i}" for i in range(len(schemes))])
+SLICES = {"slice_axis": 1, "patch_size": [16, 1, 8], "strides": [[1, 1, 1], [2, 1, 2]]}
+GRIDS: list[dict[str, Any]] = [
+    *({"crop_nonzero": crop, "normalization": each} for crop in (False, True) for each in NORMALIZATIONS.values()),
+    SLICES,
+    {**SLICES, "size": [20, 12]},
+    {"size": [20, 24, 12]},
+]
+
+
+@pytest.mark.parametrize("settings", GRIDS)
+def test_preprocessing_and_its_inverse_are_ours(tmp_path: Path, settings: dict[str, Any]) -> None:
+    schemes = settings.get("normalization", [{"scheme": "zscore"}])
+    trained = member(**settings, channel_names=[f"c{i}" for i in range(len(schemes))])
     volume = scan((23, 30, 17), len(schemes))
     write_volume(tmp_path / "a.nii.gz", volume)
     array, done = preprocess(read_volume(tmp_path / "a.nii.gz"), trained.plan)
@@ -128,10 +136,11 @@ TUMOUR_REGIONS = {"whole": [2, 1, 4], "core": [1, 4], "enhancing": [4]}
     [
         ExclusiveClasses(labels=LABELS),
         ExclusiveClasses(labels={"background": 0, "organ": 7}, binary=True),
+        ExclusiveClasses(labels={"background": 0, "organ": 7}, binary=True, threshold=0.8),
         Regions(labels=TUMOUR, regions=TUMOUR_REGIONS),
         NestedClasses(labels=TUMOUR, regions=TUMOUR_REGIONS),
     ],
-    ids=["softmax", "binary", "regions", "nested"],
+    ids=["softmax", "binary", "threshold", "regions", "nested"],
 )
 def test_probabilities_are_decoded_as_ours(target: ExclusiveClasses | Regions | NestedClasses) -> None:
     from monai.data import MetaTensor
