@@ -1,4 +1,7 @@
-"""Pictures (.png, .jpg, .tif, .bmp) through Pillow: (C, rows, columns), spacing 1; stored orientation is kept."""
+"""Pictures (.png, .jpg, .tif, .bmp) through Pillow: (C, rows, columns), spacing 1; stored orientation is kept.
+
+Pillow shortens colours of 16 bits to 8; they are read through SimpleITK.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 _GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
+_DEEP = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # beginnings of Pillow's raw modes with two bytes a number
 _FLOAT_ENDINGS = (".tif", ".tiff")
 
 
@@ -52,9 +56,10 @@ def read(path: Path, *, labels: bool = False) -> tuple[np.ndarray, Geometry]:
         with _open(path) as picture:
             geometry = _geometry(picture)
             require_memory(16 * geometry.shape[0] * geometry.shape[1])
+            deep = _is_deep(picture)  # told by the header, which loading the pixels forgets
             if not labels:
                 _tell_dropped(picture, path)
-            pixels = np.asarray(picture if picture.mode in _GREY or _is_index(picture, labels) else _colour(picture))
+            pixels = _deep_pixels(path) if deep else np.asarray(_readable(picture, labels))
     array = np.moveaxis(np.atleast_3d(pixels), 2, 0)
     return (_one_channel(array) if labels else array), geometry
 
@@ -111,11 +116,25 @@ def _geometry(picture: Image) -> Geometry:
     return Geometry((picture.height, picture.width), np.eye(4), {"format": "image"})
 
 
-def _is_index(picture: Image, labels: bool) -> bool:
-    return labels and picture.mode == "P"
+def _is_deep(picture: Image) -> bool:
+    """Whether Pillow would drop the lower byte of each number."""
+    modes = [
+        tile.args if isinstance(tile.args, str) else tile.args[0] for tile in getattr(picture, "tile", ()) if tile.args
+    ]
+    return any(str(mode).upper().startswith(_DEEP) for mode in modes)
 
 
-def _colour(picture: Image) -> Image:
+def _deep_pixels(path: Path) -> np.ndarray:
+    import SimpleITK as sitk
+
+    pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # (H, W, C)
+    return pixels[..., : 3 if pixels.shape[-1] > 2 else 1]  # without transparency
+
+
+def _readable(picture: Image, labels: bool) -> Image:
+    """The picture in a mode whose numbers are those of the file, grey or RGB."""
+    if picture.mode in _GREY or (labels and picture.mode == "P"):
+        return picture
     return picture.convert("L" if picture.mode in ("LA", "La") else "RGB")
 
 

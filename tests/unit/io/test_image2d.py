@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from medseg.errors import BadLabels, UnreadableFile, UsageError
@@ -50,6 +51,14 @@ def test_sixteen_bits(tmp_path: Path, ending: str) -> None:
     labels = read_labels(tmp_path / f"a{ending}")
     assert labels.array.dtype == np.int32
     np.testing.assert_array_equal(labels.array[0], GREY.astype(int) * 3000)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_sixteen_bits_in_colour(tmp_path: Path, ending: str, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (4, 5, channels)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(tmp_path / f"a{ending}"))
+    np.testing.assert_array_equal(read_volume(tmp_path / f"a{ending}").array, np.moveaxis(pixels[..., :3], 2, 0))
 
 
 @pytest.mark.parametrize(("ending", "highest"), [(".png", 19), (".png", 60000), (".tif", 100000), (".bmp", 19)])
