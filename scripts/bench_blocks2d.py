@@ -92,10 +92,10 @@ def naive_pointwise(layer: Pointwise, x: Tensor) -> Tensor:
     return functional.conv2d(x, layer.weight[:, :, None, None], layer.bias)
 
 
-def naive_block(block: DecoderBlock, x: Tensor, skip: Tensor | None) -> Tensor:
+def naive_block(block: DecoderBlock, x: Tensor, join: Callable[[Tensor], Tensor] | None) -> Tensor:
     """`DecoderBlock.forward` with everything at the higher resolution."""
     x = functional.interpolate(x, scale_factor=2.0)
-    x = x if skip is None else torch.cat((x, skip), 1)
+    x = x if join is None else join(x)
     return block.main(x) + block.shortcut(x)
 
 

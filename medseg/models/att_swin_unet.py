@@ -15,9 +15,10 @@ before the decoder's blocks, as in the code; the figure has the opposite order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from medseg.blocks.attention.patch import PatchEmbed, PatchExpand, PatchMerging, shuffle
 from medseg.blocks.attention.swin import SwinBlock, initialise_tokens
 from medseg.blocks.attention.window import OPERATIONS
-from medseg.blocks.skip.cross_context import CrossContext
-from medseg.blocks.skip.path import build_merge
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import SkipPath, SkipSite
 from medseg.blocks.stages import check_size
 from medseg.errors import UsageError, nearest
 from medseg.models import MODELS
@@ -62,6 +63,7 @@ class AttSwinUNet(nn.Module):
             ``"mul"`` or ``"none"``. None: ``"add"`` in mode ``"cross"``, else ``"none"``.
         renormalise: make the joined attention's rows sum to 1 again.
         cls_mode: what becomes of the class token, see `medseg.blocks.skip.cross_context.CrossContext`.
+        skips: the skip path, see `medseg.blocks.skip`. None: the merge of `mode`, which it may exchange.
         official: the layout of the published code: two parts without use, and nine logits whatever `out_channels`.
         official_noop: the encoder's attention has no effect, as in the published code.
         pretrained: weights of timm's swin_tiny_patch4_window7_224 for the encoder: a .safetensors or .pth file, or
@@ -72,6 +74,8 @@ class AttSwinUNet(nn.Module):
         UnreadableFile, UnsafeArtefact: weights that cannot be read, or that are more than weights.
         ResourceError: weights that cannot be downloaded.
     """
+
+    head_names = ("head.*",)
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class AttSwinUNet(nn.Module):
         spatial_attention: str | None = None,
         renormalise: bool = False,
         cls_mode: str = "add",
+        skips: SkipSettings = None,
         official: bool = False,
         official_noop: bool = False,
         pretrained: str | Path | Literal[True] | None = None,
@@ -110,16 +115,13 @@ class AttSwinUNet(nn.Module):
         self.guided = 0 if official_noop or spatial == "none" else kept
         rates = split_rates(drop_path, depths)
         self.encoder = Encoder(in_channels, embed_dim, depths, heads, window_size, rates)
+        widths = [embed_dim * 2**i for i in range(len(depths))]
+        sites = {str(i): SkipSite(i, widths[i], widths[i]) for i in range(kept)}
+        merge = {"name": "cross_context", "cls_mode": cls_mode} if mode == "cross" else "concat"
+        self.skips = SkipPath(skips, spatial_dims=2, channels=widths, sites=sites, merge=merge)
         self.decoder = nn.ModuleList(
             DecoderStage(
-                embed_dim * 2**i,
-                heads[i],
-                window_size,
-                rates[i],
-                mode if i < kept else None,
-                cls_mode,
-                spatial,
-                renormalise,
+                widths[i], heads[i], window_size, rates[i], self.skips.out_channels.get(str(i)), spatial, renormalise
             )
             for i in range(len(depths) - 1)
         )
@@ -136,10 +138,12 @@ class AttSwinUNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """image (B, in_channels, H, W), H and W multiples of `divisor` -> logits (B, out_channels, H, W)."""
         check_size(image, self.divisor)
-        features, maps = self.encoder.tokens(image, self.guided)
-        x = features[-1]
+        tokens, maps = self.encoder.tokens(image, self.guided)
+        features = self.skips([feature.permute(0, 3, 1, 2) for feature in tokens])
+        x = features[-1].permute(0, 2, 3, 1)
         for i in reversed(range(len(self.decoder))):
-            x = self.decoder[i](x, features[i], maps[i])
+            join = partial(self.skips.join, i, features[i]) if str(i) in self.skips.sites else None
+            x = self.decoder[i](x, join, maps[i])
         groups = self.head(self.expand.groups(self.norm(x)))  # few channels are faster to move than embed_dim
         return shuffle(groups).permute(0, 3, 1, 2)
 
@@ -213,28 +217,21 @@ class DecoderStage(nn.Module):
         heads: int,
         window_size: int,
         rates: Sequence[float],
-        mode: str | None,
-        cls_mode: str,
+        merged: int | None,
         operation: str,
         renormalise: bool,
     ) -> None:
         super().__init__()
         self.operation, self.renormalise = operation, renormalise
         self.expand = PatchExpand(2 * channels, channels)
-        sizes: dict[str, Any] = {"spatial_dims": 2, "skip_channels": channels, "decoder_channels": channels}
-        if mode == "cross":
-            self.merge: nn.Module = CrossContext(**sizes, cls_mode=cls_mode)
-        elif mode == "swin":
-            self.merge = build_merge("concat", **sizes)
-        self.fuse = nn.Linear(2 * channels, channels) if mode else None
+        self.fuse = None if merged is None else nn.Linear(merged, channels)
         self.blocks = make_blocks(channels, heads, window_size, rates)
 
-    def forward(self, x: Tensor, skip: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """x (B, H, W, 2C), skip (B, 2H, 2W, C), attention per block or nothing -> (B, 2H, 2W, C)."""
+    def forward(self, x: Tensor, join: Callable[[Tensor], Tensor] | None, maps: Sequence[Tensor]) -> Tensor:
+        """x (B, H, W, 2C), the merge with the skip if there is one, attention per block or none -> (B, 2H, 2W, C)."""
         x = self.expand(x)
-        if self.fuse is not None:
-            merged = self.merge(skip.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), None)
-            x = self.fuse(merged.permute(0, 2, 3, 1))
+        if join is not None and self.fuse is not None:
+            x = self.fuse(join(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         for i, block in enumerate(self.blocks):
             joined = {"guide": maps[i], "operation": self.operation, "renormalise": self.renormalise} if maps else {}
             x = block(x, **joined)

@@ -11,7 +11,8 @@ not divide the tokens; the initialisation, for which we take Keras' default (Glo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch.nn import functional
 
 from medseg.blocks.attention.patch import PatchEmbed, PatchMerging
 from medseg.blocks.attention.swin import SwinBlock
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import SkipPath, SkipSite
 from medseg.blocks.stages import check_size
 from medseg.errors import UsageError
 from medseg.models import MODELS
@@ -47,10 +50,13 @@ class BarlowSwin(nn.Module):
         decoder_channels: per decoder level, from the lowest; two more than there are mergings.
         dropout: probability of zeroing an element at the end of a decoder block's main path.
         head_norm: batch normalisation of the logits, as in the notebook; in training they then depend on the batch.
+        skips: the skip path, see `medseg.blocks.skip`. None: concatenation.
 
     Raises:
         UsageError: for 3D or contradicting settings.
     """
+
+    head_names = ("head.*",)
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class BarlowSwin(nn.Module):
         decoder_channels: Sequence[int] = (192, 128, 64, 32),
         dropout: float = 0.1,
         head_norm: bool = True,
+        skips: SkipSettings = None,
     ) -> None:
         super().__init__()
         if spatial_dims != 2:
@@ -78,13 +85,13 @@ class BarlowSwin(nn.Module):
             )
         self.divisor = (PATCH * 2 ** (len(depths) - 1),) * 2
         self.encoder = Encoder(in_channels, image_size, embed_dim, depths, num_heads, window_size, shift)
-        self.decoder = nn.ModuleList()
         widths = [embed_dim * 2**i for i in range(len(depths))]
-        previous, skips = widths[-1], [*reversed(widths[:-1]), *[0] * EXTRA_LEVELS]
-        for skip, width in zip(skips, decoder_channels, strict=True):
-            self.decoder.append(DecoderBlock(previous + skip, width, dropout))
-            previous = width
-        self.head = nn.Sequential(Pointwise(previous, out_channels))
+        above = [widths[-1], *decoder_channels]  # of the decoder features that come up to each level, lowest first
+        sites = {str(i): SkipSite(i, widths[i], above[levels - EXTRA_LEVELS - 1 - i]) for i in range(len(depths) - 1)}
+        self.skips = SkipPath(skips, spatial_dims=2, channels=widths, sites=sites)
+        merged = [self.skips.out_channels[name] for name in reversed(sites)] + above[len(sites) : -1]
+        self.decoder = nn.ModuleList(map(DecoderBlock, merged, decoder_channels, [dropout] * levels))
+        self.head = nn.Sequential(Pointwise(decoder_channels[-1], out_channels))
         if head_norm:
             self.head.append(keras_norm(out_channels))
         self.apply(_glorot)
@@ -92,9 +99,10 @@ class BarlowSwin(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """image (B, in_channels, H, W), H and W multiples of `divisor` -> logits (B, out_channels, H, W)."""
         check_size(image, self.divisor)
-        *skips, x = self.encoder(image)
+        *skips, x = self.skips(self.encoder(image))
         for block in self.decoder:
-            x = block(x, skips.pop() if skips else None)
+            level = len(skips) - 1
+            x = block(x, partial(self.skips.join, level, skips.pop()) if skips else None)
         return self.head(x)
 
 
@@ -157,12 +165,12 @@ class DecoderBlock(nn.Module):
         self.main = nn.Sequential(*layers, nn.Dropout(dropout))
         self.shortcut = nn.Sequential(Pointwise(in_channels, out_channels), keras_norm(out_channels))
 
-    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """x (B, C, H, W), skip (B, S, 2H, 2W) or None, C + S = in_channels -> (B, out_channels, 2H, 2W)."""
+    def forward(self, x: Tensor, join: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """x (B, C, H, W) -> (B, out_channels, 2H, 2W); `join` gives (B, in_channels, 2H, 2W) of (B, C, 2H, 2W)."""
         wide = functional.interpolate(x, scale_factor=2.0)
-        if skip is None:
+        if join is None:
             return self.main(wide) + functional.interpolate(self.shortcut(x), scale_factor=2.0)
-        x = torch.cat((wide, skip), 1)
+        x = join(wide)
         return self.main(x) + self.shortcut(x)
 
 

@@ -16,7 +16,8 @@ widths and the order of the two attentions to the form of that module, is DAE-Fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -28,7 +29,8 @@ from medseg.blocks.attention.patch import ImageExpand
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.tokens import ChannelNorm
 from medseg.blocks.conv import conv
-from medseg.blocks.skip.path import build_merge
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import SkipPath
 from medseg.blocks.stages import check_size
 from medseg.errors import UsageError, nearest
 from medseg.models import MODELS
@@ -49,7 +51,7 @@ def transdae(
     num_heads: int | Sequence[int] = (2, 5, 8),
     reductions: Sequence[int] = (8, 4, 2),
     order: str = "spatial_first",
-    skip: str = "inter_scale",
+    skips: SkipSettings = None,
 ) -> DualAttentionUNet:
     """Dual attention of space and channels with large-kernel skips, a reconstruction.
 
@@ -65,7 +67,7 @@ def transdae(
         reductions: of the spatial attention's keys and values along every axis, per stage.
         order: of the two attentions: ``"spatial_first"``, ``"channel_first"``, or ``"parallel_sum"``: both see the same
             features, and one feed-forward follows their sum.
-        skip: merge of a skip with the decoder, see `medseg.blocks.skip`.
+        skips: the skip path, see `medseg.blocks.skip`. None: inter-scale interaction.
 
     Raises:
         UsageError: for unknown names or contradicting settings.
@@ -82,7 +84,8 @@ def transdae(
         parallel = order == "parallel_sum"
         return DualBlock(spatial_dims, channels, pair[::-1] if order == "channel_first" else pair, parallel=parallel)
 
-    model = DualAttentionUNet(spatial_dims, in_channels, out_channels, widths, depths, block, skip)
+    path = make_path(skips, "inter_scale", spatial_dims, widths)
+    model = DualAttentionUNet(spatial_dims, in_channels, out_channels, widths, depths, block, path)
     scales = [math.prod(STRIDES[: stage + 1]) * reductions[stage] for stage in range(len(widths))]
     model.divisor = (math.lcm(*scales, *model.divisor),) * spatial_dims
     return model
@@ -97,7 +100,7 @@ def dae_former(
     widths: Sequence[int] = (128, 320, 512),
     blocks_per_stage: int | Sequence[int] = 2,
     num_heads: int = 8,
-    skip: str = "cross_attention",
+    skips: SkipSettings = None,
     mirror_dead: bool = False,
 ) -> DualAttentionUNet:
     """Efficient and transpose attention with cross-attention in the skips.
@@ -114,7 +117,7 @@ def dae_former(
         widths: channels of the three stages.
         blocks_per_stage: one number or one per stage, for the encoder and the decoder alike.
         num_heads: heads of the transpose attention.
-        skip: merge of a skip with the decoder, see `medseg.blocks.skip`.
+        skips: the skip path, see `medseg.blocks.skip`. None: cross-attention.
         mirror_dead: build what the official code owns and never calls too, which receives no gradient: 48,073,065
             parameters.
 
@@ -129,10 +132,13 @@ def dae_former(
         attentions = [EfficientAttention(channels), ChannelAttention(channels, heads=num_heads)]
         return DualBlock(spatial_dims, channels, attentions)
 
-    model = DualAttentionUNet(spatial_dims, in_channels, out_channels, widths, depths, block, skip)
+    path = make_path(skips, "cross_attention", spatial_dims, widths)
+    model = DualAttentionUNet(spatial_dims, in_channels, out_channels, widths, depths, block, path)
     if mirror_dead:
-        deepest = DecoderStage(spatial_dims, widths[-1], widths[-1], [block(2) for _ in range(depths[-1])], skip)
-        model.unused = nn.ModuleList([deepest])
+        deepest = make_path(skips, "cross_attention", spatial_dims, [widths[-1]] * 2)  # its skip joins equal widths
+        blocks = [block(2) for _ in range(depths[-1])]
+        stage = DecoderStage(spatial_dims, widths[-1], deepest.out_channels["0"], widths[-1], blocks)
+        model.unused = nn.ModuleList([nn.ModuleList([deepest, stage])])
         ffns = [module for module in model.modules() if isinstance(module, MixFFN)]
         model.unused.extend(nn.LayerNorm(ffn.norm.normalized_shape) for ffn in ffns for _ in range(2))
     return model
@@ -148,10 +154,11 @@ class DualAttentionUNet(nn.Module):
         widths: channels per stage.
         depths: blocks per stage.
         block: builds a block of a stage.
-        skip: name of the merge.
+        skips: joins the skips with decoder features of their own width.
     """
 
     divisor: tuple[int, ...]
+    head_names = ("head.*",)
 
     def __init__(
         self,
@@ -161,18 +168,19 @@ class DualAttentionUNet(nn.Module):
         widths: Sequence[int],
         depths: Sequence[int],
         block: MakeBlock,
-        skip: str,
+        skips: SkipPath,
     ) -> None:
         super().__init__()
         self.divisor = (math.prod(STRIDES),) * spatial_dims
         self.encoder = Encoder(spatial_dims, in_channels, widths, depths, block)
-        self.decoder = Decoder(spatial_dims, widths, depths, block, skip)
+        self.skips = skips
+        self.decoder = Decoder(spatial_dims, widths, depths, block, skips.out_channels)
         self.head = conv(spatial_dims, widths[0], out_channels, kernel=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, in_channels, *S), S a multiple of `divisor` -> logits (B, out_channels, *S)."""
         check_size(image, self.divisor)
-        return self.head(self.decoder(self.encoder(image)))
+        return self.head(self.decoder(self.skips(self.encoder(image)), self.skips))
 
 
 class DualBlock(nn.Module):
@@ -229,7 +237,12 @@ class Decoder(nn.Module):
     """From the lowest stage up: expand the patches, meet the skip, blocks; the last expansion gives full resolution."""
 
     def __init__(
-        self, spatial_dims: int, widths: Sequence[int], depths: Sequence[int], block: MakeBlock, skip: str
+        self,
+        spatial_dims: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        block: MakeBlock,
+        merged: Mapping[str, int],
     ) -> None:
         super().__init__()
         self.expand, self.stages = nn.ModuleList(), nn.ModuleList()
@@ -237,30 +250,36 @@ class Decoder(nn.Module):
             below = widths[stage + 1]
             self.expand.append(ImageExpand(below, below // 2, factor=STRIDES[stage + 1], spatial_dims=spatial_dims))
             blocks = [block(stage) for _ in range(depths[stage])]
-            self.stages.append(DecoderStage(spatial_dims, below // 2, widths[stage], blocks, skip))
+            self.stages.append(DecoderStage(spatial_dims, below // 2, merged[str(stage)], widths[stage], blocks))
         self.expand.append(ImageExpand(widths[0], widths[0], factor=STRIDES[0], spatial_dims=spatial_dims))
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], skips: SkipPath) -> Tensor:
         """Encoder features, finest first -> (B, widths[0], *S) at the image's resolution."""
         x = features[-1]
-        for expand, stage, skip in zip(self.expand, self.stages, features[-2::-1], strict=False):
-            x = stage(skip, expand(x))
+        for expand, stage, level in zip(self.expand, self.stages, reversed(range(len(self.stages))), strict=False):
+            x = stage(expand(x), partial(skips.join, level, features[level]))
         return self.expand[-1](x)
 
 
 class DecoderStage(nn.Module):
     """Map the decoder to the skip's width, merge both, map to that width again, blocks."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, width: int, blocks: Sequence[nn.Module], skip: str) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, merged: int, width: int, blocks: Sequence[nn.Module]
+    ) -> None:
         super().__init__()
         self.adapt = conv(spatial_dims, in_channels, width, kernel=1)
-        self.merge = build_merge(skip, spatial_dims=spatial_dims, skip_channels=width, decoder_channels=width)
-        self.narrow = conv(spatial_dims, self.merge.out_channels, width, kernel=1)
+        self.narrow = conv(spatial_dims, merged, width, kernel=1)
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
-        """skip (B, width, *S), x (B, in_channels, *S) -> (B, width, *S)."""
-        return self.blocks(self.narrow(self.merge(skip, self.adapt(x), None)))
+    def forward(self, x: Tensor, join: Callable[[Tensor], Tensor]) -> Tensor:
+        """x (B, in_channels, *S) -> (B, width, *S); `join` merges (B, width, *S) with the skip to (B, merged, *S)."""
+        return self.blocks(self.narrow(join(self.adapt(x))))
+
+
+def make_path(skips: SkipSettings, merge: str, spatial_dims: int, widths: Sequence[int]) -> SkipPath:
+    """The skip path of stages whose decoder features have the width of the skip that they meet."""
+    return SkipPath(skips, spatial_dims=spatial_dims, channels=widths, decoder_channels=widths[:-1], merge=merge)
 
 
 def per_stage(value: int | Sequence[int]) -> list[int]:

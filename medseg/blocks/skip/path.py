@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipContext, SkipMerge, SkipSettings
+from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipContext, SkipSettings
 from medseg.errors import UsageError, nearest
 from medseg.registry import Registry
 
@@ -32,12 +32,14 @@ class SkipPath(nn.Module):
 
     Args:
         settings: a merge's name, or ``{"pyramid": [...], "edit": [...], "merge": ...}`` whose parts are names or
-            mappings with ``name`` and arguments. None: concatenation.
+            mappings with ``name`` and arguments. None: nothing but the host's merge.
         spatial_dims: 2 or 3.
         channels: of the encoder features that the host passes, finest first.
         decoder_channels: of the decoder features that each skip meets, finest first; one fewer than `channels` where
             the host passes its bottleneck too.
-        sites: instead of `decoder_channels`, for hosts with several skips per level: name -> `SkipSite`.
+        sites: instead of `decoder_channels`, for hosts with several skips per level, or none on some: name ->
+            `SkipSite`.
+        merge: the host's own, where the settings name none.
 
     Attributes:
         out_channels: site name (the level's number) -> channels after the merge.
@@ -59,12 +61,13 @@ class SkipPath(nn.Module):
         channels: Sequence[int],
         decoder_channels: Sequence[int] = (),
         sites: Mapping[str, SkipSite] | None = None,
+        merge: str | Mapping[str, Any] = "concat",
     ) -> None:
         super().__init__()
         pairs = enumerate(zip(channels, decoder_channels, strict=False))
-        self.sites = dict(sites or {str(i): SkipSite(i, c, d) for i, (c, d) in pairs})
+        self.sites = dict({str(i): SkipSite(i, c, d) for i, (c, d) in pairs} if sites is None else sites)
         self.spatial_dims, self.channels = spatial_dims, tuple(channels)
-        self.num_levels = 1 + max(site.level for site in self.sites.values())
+        self.num_levels = 1 + max((site.level for site in self.sites.values()), default=-1)
         self.conditions: Mapping[str, Tensor] = {}
         self.step: Any = None
         self.attached: Any = None  # what `medseg.blocks.skip.attach.attach_skips` added
@@ -74,7 +77,7 @@ class SkipPath(nn.Module):
         self.extend(parts)
         for name, site in self.sites.items():
             facts = {**self._facts(site), "skip_channels": site.channels}
-            self.merges[name] = _build(MERGES, parts["merge"], facts)
+            self.merges[name] = _build(MERGES, parts["merge"] or _part(merge), facts)
         self.out_channels = {name: int(cast(Any, merge).out_channels) for name, merge in self.merges.items()}
 
     def extend(self, settings: SkipSettings) -> None:
@@ -147,14 +150,10 @@ class SkipPath(nn.Module):
         return SkipSite(self.num_levels, self.channels[-1], 0)
 
 
-def build_merge(name: str, *, spatial_dims: int, skip_channels: int, decoder_channels: int) -> SkipMerge:
-    """One merge by name, for a network that joins its skips itself. Raises UsageError for an unknown name."""
-    facts = {"spatial_dims": spatial_dims, "skip_channels": skip_channels, "decoder_channels": decoder_channels}
-    return cast(SkipMerge, _build(MERGES, {"name": name}, facts))
-
-
 def skip_settings(settings: SkipSettings) -> dict[str, Any]:
     """Every form of skip settings -> ``{"pyramid": [{"name", ...}], "edit": [{"name", ...}], "merge": {"name", ...}}``.
+
+    The merge is None where none is named.
 
     Raises:
         UsageError: an unknown key, with the nearest known one, or a part without a name.
@@ -164,7 +163,7 @@ def skip_settings(settings: SkipSettings) -> dict[str, Any]:
         if key not in ROLES:
             raise UsageError(f"skips has no key '{key}': {nearest(key, ROLES)}")
     chains = {role: [_part(one) for one in _listed(given.get(role))] for role in ("pyramid", "edit")}
-    return {**chains, "merge": _part(given.get("merge") or "concat")}
+    return {**chains, "merge": _part(given["merge"]) if given.get("merge") else None}
 
 
 def skip_path(model: nn.Module) -> SkipPath:
