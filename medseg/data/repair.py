@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -9,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.case_files import stem
+from medseg.data.case_list import read_list, read_rows
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.findings import Finding, Repair
 from medseg.data.inspect_case import near_integers
+from medseg.data.landmark_files import FOLDERS, LAYOUT
+from medseg.data.landmark_files import TABLE as LANDMARK_TABLE
 from medseg.data.metadata import find_table
 from medseg.errors import ResourceError, UsageError
 from medseg.io import Volume, read_geometry, read_json, read_labels, read_volume, write_json, write_labels, write_volume
@@ -65,7 +70,8 @@ def _copy_case(case: Case, root: Path, target: Path, findings: Iterable[Finding]
     for finding in findings:
         if finding.file and finding.repair:
             repairs.setdefault(finding.file, set()).add(finding.repair)
-    for path in (*case.images, *([case.label] if case.label else [])):
+    own = case.landmarks if case.landmarks and case.landmarks.name != LANDMARK_TABLE else None
+    for path in filter(None, (*case.images, case.label, own)):
         copy = target / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path not in repairs:
@@ -89,16 +95,34 @@ def _write_label(case: Case, path: Path, copy: Path, repairs: set[Repair]) -> No
 
 
 def _copy_description(dataset: SegmentationDataset, target: Path, broken: set[str]) -> None:
-    """dataset.json, the case table and the folds, without the cases left out."""
+    """What says something of several cases, without the cases left out: dataset.json, tables, folds, landmarks.json."""
     target.mkdir(parents=True, exist_ok=True)
     table, splits = find_table(dataset.root), dataset.root / "splits_final.json"
     if table:
         shutil.copyfile(table, target / table.name)
     if (dataset.root / "dataset.json").is_file():
         write_json(target / "dataset.json", _without(read_json(dataset.root / "dataset.json"), dataset, broken))
+    for layout in (dataset.root / name / LAYOUT for name in ("", *FOLDERS)):
+        if layout.is_file():
+            (target / layout.relative_to(dataset.root)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(layout, target / layout.relative_to(dataset.root))
+    if (dataset.root / LANDMARK_TABLE).is_file():
+        table = dataset.root / LANDMARK_TABLE
+        _copy_rows(table, target / table.name, [row["case"] not in broken for row in read_rows(table)])
+    if dataset.list_file:
+        kept = [case.id not in broken for case in read_list(dataset.list_file).cases]
+        _copy_rows(dataset.list_file, target / dataset.list_file.name, kept)
     if splits.is_file():
         folds = [{p: [c for c in fold[p] if c not in broken] for p in ("train", "val")} for fold in read_json(splits)]
         write_json(target / splits.name, folds)
+
+
+def _copy_rows(table: Path, copy: Path, kept: Sequence[bool]) -> None:
+    rows = read_rows(table)
+    with copy.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(itertools.compress(rows, kept))
 
 
 def _without(description: dict[str, Any], dataset: SegmentationDataset, broken: set[str]) -> dict[str, Any]:

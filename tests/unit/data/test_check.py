@@ -13,11 +13,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from medseg.data.check import check_command, check_dataset
 from medseg.data.dataset import SegmentationDataset, open_dataset
 from medseg.data.duplicates import ALIKE, thumbnail
 from medseg.data.findings import Finding, Findings
+from medseg.data.landmark_files import read_landmarks
 from medseg.errors import UsageError
 from medseg.io import Geometry, read_json, read_labels, read_volume, write_json, write_labels
 
@@ -265,6 +267,39 @@ def test_a_decathlon_list_loses_what_is_left_out(root, tmp_path):
     check(root, fix=tmp_path / "new")
     assert read_json(tmp_path / "new/dataset.json")["training"] == [paths[n] for n in (0, 2, 3, 4, 5)]
     assert len(open_dataset(tmp_path / "new").training) == 5
+
+
+def pictures(root: Path) -> list[str]:
+    """Six pictures with masks, of which c1's is truncated."""
+    for part in ("images", "masks", "landmarks"):
+        (root / part).mkdir(parents=True)
+    for n in range(6):
+        for part, array in (("images", np.full((8, 9), 40 * n, np.uint8)), ("masks", np.eye(8, 9, n, dtype=np.uint8))):
+            Image.fromarray(array).save(root / part / f"c{n}.png")
+    (root / "images/c1.png").write_bytes((root / "images/c1.png").read_bytes()[:40])
+    return [f"c{n}" for n in (0, 2, 3, 4, 5)]
+
+
+def test_landmarks_go_along_with_a_copy(tmp_path):
+    left = pictures(tmp_path / "data")
+    write_json(tmp_path / "data/landmarks/landmarks.json", {"structures": {"ring": 3}})
+    for n in range(3):
+        np.save(tmp_path / f"data/landmarks/c{n}.npy", np.full((3, 2), 4.0))
+    rows = [f"c{n},{point},4,{point}" for n in (3, 4, 5) for point in range(3)]
+    (tmp_path / "data/landmarks.csv").write_text("\n".join(["case,point,x,y", *rows]))
+    check(tmp_path / "data", fix=tmp_path / "new")
+    copied = open_dataset(tmp_path / "new")
+    assert [case.id for case in copied.training] == left
+    assert copied.landmarks == open_dataset(tmp_path / "data").landmarks
+    assert all(read_landmarks(case.landmarks, case.id).shape == (3, 2) for case in copied.training)
+
+
+def test_a_list_loses_the_rows_of_what_is_left_out(tmp_path):
+    left = pictures(tmp_path / "data")
+    rows = [f"images/c{n}.png,masks/c{n}.png,p{n}" for n in range(6)]
+    (tmp_path / "data/cases.csv").write_text("\n".join(["image,mask,patient", *rows]))
+    check(tmp_path / "data/cases.csv", fix=tmp_path / "new")
+    assert [case.id for case in open_dataset(tmp_path / "new/cases.csv").training] == left
 
 
 def test_a_copy_never_overwrites(root, tmp_path):
