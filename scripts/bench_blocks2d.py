@@ -26,7 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.blocks.attention.efficient import EfficientAttention
 from medseg.blocks.attention.patch import PatchExpand
+from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.window import WindowAttention
 from medseg.blocks.skip.cross_context import TokenAttention
 from medseg.models import MODELS, create_model
@@ -87,6 +89,29 @@ def naive_groups(layer: PatchExpand, x: Tensor) -> Tensor:
     return layer.norm(x).transpose(2, 3)
 
 
+def naive_reduction(layer: SpatialReductionAttention, image: Tensor) -> Tensor:
+    """`SpatialReductionAttention.forward` with the whole matrix of weights."""
+    tokens, reduced = (x.flatten(2).transpose(1, 2).contiguous() for x in (image, layer.reduce(image)))
+    query = layer.query(tokens).unflatten(2, (layer.heads, -1)).transpose(1, 2)
+    key, value = (
+        part.unflatten(2, (layer.heads, -1)).transpose(1, 2) for part in layer.key_value(reduced).chunk(2, dim=2)
+    )
+    weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+    out = layer.project((weights @ value).transpose(1, 2).flatten(2))
+    return out.transpose(1, 2).unflatten(2, image.shape[2:]).contiguous()
+
+
+def naive_efficient(layer: EfficientAttention, image: Tensor) -> Tensor:
+    """`EfficientAttention.forward` as published code writes it: 1x1 convolutions of channels-first images."""
+    weights, biases = layer.qkv.weight.chunk(3), layer.qkv.bias.chunk(3)
+    query, key, value = (
+        functional.conv2d(image, w[:, :, None, None], b).flatten(2) for w, b in zip(weights, biases, strict=True)
+    )
+    context = key.softmax(2) @ value.transpose(1, 2)
+    attended = (context.transpose(1, 2) @ query.softmax(1)).unflatten(2, image.shape[2:])
+    return functional.conv2d(attended, layer.project.weight[:, :, None, None], layer.project.bias)
+
+
 def naive_pointwise(layer: Pointwise, x: Tensor) -> Tensor:
     """`Pointwise.forward` as a convolution."""
     return functional.conv2d(x, layer.weight[:, :, None, None], layer.bias)
@@ -103,6 +128,8 @@ NAIVE: dict[type, dict[str, Callable]] = {
     WindowAttention: {"forward": naive_forward, "with_map": naive_with_map},
     TokenAttention: {"forward": naive_tokens},
     PatchExpand: {"groups": naive_groups},
+    SpatialReductionAttention: {"forward": naive_reduction},
+    EfficientAttention: {"forward": naive_efficient},
     Pointwise: {"forward": naive_pointwise},
     DecoderBlock: {"forward": naive_block},
 }
@@ -216,7 +243,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("models", nargs="*", default=["att_swin_unet", "barlow_swin"])
+    parser.add_argument("models", nargs="*", default=["att_swin_unet", "barlow_swin", "transdae"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
