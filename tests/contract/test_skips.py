@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg.blocks.skip.attach import attach_skips, changed_state, detach_skips
 from medseg.blocks.skip.path import skip_conditions
+from medseg.compose import compose, options
 from medseg.errors import UsageError
 from medseg.models import MODELS, create_model
 from medseg.testing import PathAlone, check_skip, host_cases, skip_cases, tiny_arguments
@@ -185,3 +186,13 @@ def test_compiler_takes_a_host_with_the_part_as_one_graph(role: str, part: str) 
     with torch.no_grad():
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(image)
         torch.testing.assert_close(compiled, model(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", options("model"))
+def test_the_config_of_a_host_takes_its_skips(config: str) -> None:
+    model = compose("train", [f"model={config}"])["model"]
+    assert ("skips" in MODELS.arguments(model["name"])) == ("skips" in model)
+    if "skips" in model:
+        words = [f"model={config}", "model.skips.edit=[squeeze_excite]"]
+        assert compose("train", words)["model"]["skips"] == {**model["skips"], "edit": ["squeeze_excite"]}
+        assert compose("train", [f"model={config}", "model.skips=gated_add"])["model"]["skips"] == "gated_add"
