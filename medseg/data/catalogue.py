@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.dataset import SegmentationDataset, keep_apart, open_dataset
+from medseg.data.keys import user_cache
 from medseg.errors import BadDataset, ResourceError, UsageError, nearest
 from medseg.io import download, extract
 
@@ -102,11 +103,6 @@ def find_dataset(name: str) -> Path:
     if name not in CATALOGUE:
         raise UsageError(f"there is no dataset '{name}': {nearest(name, list_datasets())}", fix="or give a folder")
     return _find(CATALOGUE[name]) or _download(CATALOGUE[name])
-
-
-def user_cache() -> Path:
-    """``$XDG_CACHE_HOME/medseg``, by default ``~/.cache/medseg``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg"
 
 
 def data_folders() -> list[Path]:

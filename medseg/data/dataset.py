@@ -18,6 +18,7 @@ from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.layouts import Layout, find_layout, with_labels
 from medseg.data.metadata import read_metadata
 from medseg.data.own_split import divide, matching, with_table
+from medseg.data.painted import paint_layout
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.io import file_ending, read_json
 from medseg.io.endings import IMAGE_ENDINGS
@@ -179,7 +180,7 @@ def _open_plain(
     """Folders or a list: what no description says, channels and classes, is found in the files."""
     from medseg.data.scan import scan_channels, scan_labels
 
-    layout = _layout(root, listed)
+    layout = _layout(root, listed, strict)
     instances = instances or description.get("instances") is True
     table, coding = parse_masks(description, root / "dataset.json", instances=instances)
     if layout.instances and coding is None and table is None:
@@ -192,6 +193,8 @@ def _open_plain(
         raise BadDataset("no image has a label file of its name", path=listed or root, fix="name them alike")
     if strict:
         _refuse_missing(labelled)
+    if table is None and layout.labels:
+        table = LabelTable(dict(layout.labels))
     if table is None:
         logger.info("%s states no classes: reading every label map to find them", listed or root)
         table = LabelTable(scan_labels(labelled, strict=strict))
@@ -214,8 +217,8 @@ def _open_plain(
     )
 
 
-def _layout(root: Path, listed: Path | None) -> Layout:
-    layout = read_list(listed) if listed else find_layout(root)
+def _layout(root: Path, listed: Path | None, strict: bool) -> Layout:
+    layout = read_list(listed) if listed else find_layout(root) or paint_layout(root, strict=strict)
     if layout is not None:
         return layout if listed else with_table(layout, root)
     inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)

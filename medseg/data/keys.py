@@ -1,12 +1,19 @@
-"""Keys of cached results: what they were made from, so that nothing stale is ever read."""
+"""Cached results: where they lie, and keys of what they were made from, so that nothing stale is ever read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-from medseg.data.dataset import Case
+from medseg.data.case import Case
+
+
+def user_cache() -> Path:
+    """``$XDG_CACHE_HOME/medseg``, by default ``~/.cache/medseg``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg"
 
 
 def digest(facts: Any) -> str:

@@ -36,11 +36,13 @@ class Layout:
         cases: with labels or without.
         sides: case -> the side of the split that the folders or the list say it is on.
         instances: the labels lie in a folder called ``instances``.
+        labels: name -> value, where something but the label files says so.
     """
 
     cases: tuple[Case, ...]
     sides: Mapping[str, Side]
     instances: bool = False
+    labels: Mapping[str, int] | None = None
 
 
 def find_layout(root: Path) -> Layout | None:
@@ -53,7 +55,7 @@ def find_layout(root: Path) -> Layout | None:
         sides |= {case.id: side for case in found}
     if not set(sides.values()) & {"train", "val"}:
         cases = [*_pairs(root), *cases]
-        for case in with_labels_of(_subfolder(root, ("imagests",)), _subfolder(root, ("labelsts",))):
+        for case in with_labels_of(subfolder(root, ("imagests",)), subfolder(root, ("labelsts",))):
             cases.append(case)
             sides[case.id] = "test"
     if not any(case.label for case in cases):
@@ -77,18 +79,18 @@ def with_labels(grouped: Mapping[str, Mapping[int, Path]], labels: Mapping[str, 
 
 def _side(root: Path, side: Side) -> list[Case]:
     """``train/images`` with ``train/masks``, ``images/train`` with ``masks/train``, or both in ``train``."""
-    folder = _subfolder(root, SIDE_NAMES[side])
+    folder = subfolder(root, SIDE_NAMES[side])
     found = _pairs(folder) if folder else []
     if not found:
-        images, labels = (_subfolder(_subfolder(root, names), SIDE_NAMES[side]) for names in (IMAGES, LABELS))
+        images, labels = (subfolder(subfolder(root, names), SIDE_NAMES[side]) for names in (IMAGES, LABELS))
         found = with_labels_of(images, labels) if images and (labels or side == "test") else []
     if not found and folder and side == "test":
-        found = with_labels_of(_subfolder(folder, IMAGES) or folder, None)
+        found = with_labels_of(subfolder(folder, IMAGES) or folder, None)
     return found
 
 
 def _pairs(root: Path) -> list[Case]:
-    images, labels = _subfolder(root, IMAGES), _subfolder(root, LABELS)
+    images, labels = subfolder(root, IMAGES), subfolder(root, LABELS)
     if images and labels:
         return with_labels_of(images, labels)
     files = image_files(root)
@@ -97,7 +99,7 @@ def _pairs(root: Path) -> list[Case]:
     return with_labels(group_images(others, masks, suffixed=False), masks, 1) if masks else []
 
 
-def _subfolder(root: Path | None, names: Sequence[str]) -> Path | None:
+def subfolder(root: Path | None, names: Sequence[str]) -> Path | None:
     """The first folder of one of these names, in any case of letters."""
     if root is None or not root.is_dir():
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
-from medseg.data.keys import case_key, digest
+from medseg.data.keys import case_key, digest, user_cache
 from medseg.data.landmark_files import LandmarkLayout, read_case_landmarks
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan, make_plan
@@ -50,7 +49,7 @@ FOREGROUND_SAMPLES = 2000
 
 def default_cache_dir() -> Path:
     """``$XDG_CACHE_HOME/medseg/prepared``, by default under ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medseg" / "prepared"
+    return user_cache() / "prepared"
 
 
 def prepare(

@@ -71,7 +71,8 @@ def _copy_case(case: Case, root: Path, target: Path, findings: Iterable[Finding]
         if finding.file and finding.repair:
             repairs.setdefault(finding.file, set()).add(finding.repair)
     own = case.landmarks if case.landmarks and case.landmarks.name != LANDMARK_TABLE else None
-    for path in filter(None, (*case.images, case.label, own)):
+    painted = case.label and not case.label.is_relative_to(root)  # from the landmarks, which are copied
+    for path in filter(None, (*case.images, None if painted else case.label, own)):
         copy = target / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path not in repairs:
