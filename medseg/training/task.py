@@ -102,6 +102,15 @@ class TrainingTask(pl.LightningModule):
         if self.average is not None:
             self.average.update(self.network)
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Lightning does not clip for fused optimisers, whose steps may unscale gradients; on a CPU none is scaled."""
+        if self.device.type == "cpu" and gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The time spent and the random numbers of dropout belong to the state."""
         checkpoint["elapsed"], checkpoint["random_state"] = self.budget.elapsed(), torch.get_rng_state()
