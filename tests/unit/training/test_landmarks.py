@@ -95,15 +95,30 @@ def test_commands_take_it_as_any_other_model(trained: tuple[Path, Path], tmp_pat
     assert mean["Implausible"] == 0 or mean["Dice"] == 0
 
 
+class Fixed(torch.nn.Module):
+    """Answers with points in the middle of the patch."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(image), 14, 2), 0.5)
+
+
 def test_points_lie_where_the_mask_is_painted_whatever_the_spacing_of_the_network(trained: tuple[Path, Path]) -> None:
     """A network that answers with fixed points: they come back in the pixels of the file through padding."""
     data, run = trained
     predictor = Predictor.from_pretrained(run, device="cpu", precision="fp32")
 
-    class Fixed(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return torch.full((len(image), 14, 2), 0.5)
+    object.__setattr__(predictor.members[0], "network", Fixed())
+    found = predictor.predict(data / "imagesTr" / "case0_0000.png")
+    np.testing.assert_allclose(found.landmarks, np.tile([32.0, 24.0], (14, 1)), atol=1e-5)
 
+
+def test_points_follow_images_that_are_resized(tmp_path: Path) -> None:
+    """Files of 48x64 become 64x96: rows grow by 4/3 and columns by 3/2, and points come back from there."""
+    data = write_organs(tmp_path / "organs")
+    run = fit(config(data, tmp_path / "run", "plan.size=[64,96]", "plan.patch_size=[64,96]"))
+    (prepared,) = (tmp_path / "cache" / "organs").glob("*/case0/points.npy")
+    np.testing.assert_allclose(np.load(prepared), np.load(data / "landmarks" / "case0.npy") * (1.5, 4 / 3), rtol=1e-5)
+    predictor = Predictor.from_pretrained(run, device="cpu", precision="fp32")
     object.__setattr__(predictor.members[0], "network", Fixed())
     found = predictor.predict(data / "imagesTr" / "case0_0000.png")
     np.testing.assert_allclose(found.landmarks, np.tile([32.0, 24.0], (14, 1)), atol=1e-5)
