@@ -2,6 +2,7 @@
 
     python scripts/bench_pretrain.py --output runs/ssl [--data ../shared/data/isic2017_256] [--models unet]
         [--pretrain-minutes 15] [--minutes 5] [--fractions 0.05 0.1] [--seeds 0 1 2] [--set model.base_channels=16]
+        [--pretrain-set batch_size=64] [--train-set plan.size=[64,64]]
 
 One Barlow Twins pretraining for each model and seed on all training images (never those of ``val.txt``), then for
 each share of labels two trainings of ``--minutes``: from that encoder and from scratch, on the same cases. Dice is the
@@ -64,7 +65,7 @@ def measure(options: argparse.Namespace, model: str, seed: int) -> list[dict[str
     for fraction, start in product(options.fractions, ("scratch", "pretrained")):
         run = options.output / f"{model}_seed{seed}_{fraction:g}_{start}"
         words = [*shared, f"data.limit_train={float(fraction)}", f"trainer.max_time={limit(options.minutes)}"]
-        words += [f"pretrained={encoder}"] if start == "pretrained" else []
+        words += [*options.train_set, *([f"pretrained={encoder}"] if start == "pretrained" else [])]
         medseg("train", run, words, "validation/summary.json")
         summary = json.loads((run / "validation" / "summary.json").read_text())
         facts = json.loads((run / "model.json").read_text())["training"]
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="*", default=[0.05, 0.1])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], help="further key=value words for pretraining and training")
+    parser.add_argument("--train-set", nargs="*", default=[], help="further key=value words for training alone")
     parser.add_argument("--pretrain-set", nargs="*", default=[], help="further key=value words for pretraining alone")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
