@@ -73,7 +73,7 @@ def draw_error_against_volume(report: Report) -> bytes | None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("volume of the reference (ml)")
-    axes.set_ylabel(_title(report, metric))
+    axes.set_ylabel(report.heading(metric))
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -111,7 +111,7 @@ def _draw_metric(axes: Any, report: Report, metric: str, names: list[str]) -> No
         )
         axes.scatter(place[scored], values[scored], s=14, color=BLUE, alpha=0.6, linewidths=0, zorder=3)
         axes.scatter(place[~scored], values[~scored], s=28, color=RED, marker="x", zorder=4)
-    axes.set_title(_title(report, metric), fontsize=11)
+    axes.set_title(report.heading(metric), fontsize=11)
     slant = {"rotation": 35, "ha": "right"} if len(names) > 4 or max(map(len, names)) > 12 else {}
     axes.set_xticks(range(1, len(names) + 1), names, fontsize=9, **slant)
     axes.set_xlim(0.4, len(names) + 0.6)
@@ -141,8 +141,3 @@ def _draw_volumes(axes: Any, report: Report, metric: str) -> np.ndarray:
             x, y, s=20 if few else 8, color=COLOURS[position] if few else BLUE, alpha=0.7 if few else 0.3, **look
         )
     return np.array([x for found in points.values() for x, _ in found])
-
-
-def _title(report: Report, metric: str) -> str:
-    chosen = report.settings.metrics[metric]
-    return f"{chosen.key} ({chosen.unit})" if chosen.unit else chosen.key

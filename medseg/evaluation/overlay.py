@@ -33,7 +33,9 @@ def draw_overlays(report: Report, shown: Sequence[Shown]) -> bytes:
     heights = [4.0] * len(shown) + [LEGEND]
     *rows, bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, one in zip(rows, shown, strict=True):
-        row.suptitle(f"{one.title}: {one.result.files.id}   {scores_line(report, one)}", fontsize=11, x=0.01, ha="left")
+        between = "   " if columns > 1 else "\n"
+        title = f"{one.title}: {one.result.files.id}{between}{scores_line(report, one)}"
+        row.suptitle(title, fontsize=11, x=0.01, ha="left")
         _draw_case(row.subplots(1, columns, squeeze=False)[0], report, one.view)
     _draw_legend(bottom, report, [one.view for one in shown])
     return to_png(figure, dpi=110)
@@ -76,7 +78,8 @@ def _draw_plane(
     back = np.zeros(reference.shape) if view.image is None else turn(view.image)
     low, high = np.percentile(back, [1, 99])
     panel.set_facecolor("black")
-    panel.imshow(back, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=down / across, interpolation="nearest")
+    shown = ((back - low) / max(high - low, 1e-6)).clip(0, 1)  # in grey, or (H, W, 3) in colour
+    panel.imshow(shown, cmap="gray", vmin=0, vmax=1, aspect=down / across, interpolation="nearest")
     for colour, values in zip(_colours(report), report.settings.classes.values(), strict=True):
         inside, outline = np.isin(reference, values), np.isin(prediction, values)
         if inside.any():
@@ -105,8 +108,8 @@ def scores_line(report: Report, shown: Shown) -> str:
     parts = []
     for metric in report.headline:
         mean = mean_of(scores[metric] for scores in shown.result.scores.values())
-        chosen = report.settings.metrics[metric]
-        parts.append(f"{chosen.key} " + ("–" if mean is None else f"{mean:.3g} {chosen.unit}".strip()))
+        key = report.settings.metrics[metric].key
+        parts.append(f"{key} " + ("–" if mean is None else f"{mean:.3g} {report.unit(metric)}".strip()))
     return ", ".join(parts)
 
 
@@ -133,10 +136,14 @@ def shortened(name: str, length: int = 24) -> str:
 
 
 def _colours(report: Report) -> list[Any]:
-    """Few classes: colours that colour-blind readers tell apart; many: hues in steps that keep neighbours apart."""
+    """Few classes: colours that colour-blind readers tell apart; many: hues in steps that keep neighbours apart.
+
+    The first one is orange, which stands out from grey but not from skin or stained tissue: pictures begin with blue.
+    """
     from matplotlib import colormaps
 
     count = len(report.settings.classes)
     if count <= len(COLOURS):
-        return list(COLOURS[:count])
+        order = (*COLOURS[1:], COLOURS[0]) if report.in_pixels else COLOURS
+        return list(order[:count])
     return [colormaps["hsv"](i * GOLDEN_STEP % 1) for i in range(count)]

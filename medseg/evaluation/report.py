@@ -17,6 +17,7 @@ from medseg.evaluation.page import to_html
 from medseg.evaluation.summary import to_csv, to_summary
 from medseg.evaluation.tables import format_number, to_latex, to_markdown
 from medseg.io import atomic_path, write_json, write_text
+from medseg.io.endings import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +56,21 @@ class Report:
     clusters: Mapping[str, str] | None = None
     strata: Mapping[str, str] | None = None
     confidence: float = CONFIDENCE
+
+    @cached_property
+    def in_pixels(self) -> bool:
+        """Whether all cases are pictures, which say nothing of millimetres: lengths are counted in pixels then."""
+        return all(result.files.reference.suffix.lower() in IMAGE_ENDINGS for result in self.results)
+
+    def unit(self, metric: str) -> str:
+        """Of a metric's numbers, "" for a share."""
+        unit = self.settings.metrics[metric].unit
+        return "px" if unit == "mm" and self.in_pixels else unit
+
+    def heading(self, metric: str) -> str:
+        """Name and unit of a metric, "HD95 (mm)"."""
+        key, unit = self.settings.metrics[metric].key, self.unit(metric)
+        return f"{key} ({unit})" if unit else key
 
     @cached_property
     def aggregates(self) -> dict[str, Any]:
@@ -169,8 +185,7 @@ class Report:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        columns = [self.settings.metrics[name] for name in self.headline]
-        heads = [f"{metric.key} ({metric.unit})" if metric.unit else metric.key for metric in columns]
+        heads = [self.heading(name) for name in self.headline]
         table = Table(
             "class", "over", *heads, title=f"{len(self.results)} cases", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
         )

@@ -56,9 +56,7 @@ def format_interval(summary: dict[str, Any], digits: int = 3) -> str:
 
 
 def _rows(report: Report, escape: Callable[[str], str]) -> list[list[str]]:
-    metrics = [report.settings.metrics[name] for name in report.headline]
-    heads = [f"{metric.key} ({metric.unit})" if metric.unit else metric.key for metric in metrics]
-    rows = [["Class", *heads, "Found", "Penalised", "Empty"]]
+    rows = [["Class", *map(report.heading, report.headline), "Found", "Penalised", "Empty"]]
     for name, entry in report.aggregates.items():
         summaries = [entry["metrics"][metric] for metric in report.headline]
         scores = [f"{format_interval(one)} / {format_number(one['median'], 3)}" for one in summaries]

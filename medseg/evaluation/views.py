@@ -40,7 +40,7 @@ def choose_cases(report: Report) -> dict[str, CaseResult]:
 
 @dataclass(frozen=True)
 class View:
-    """A case in RAS+ order: arrays (*S), spacing in mm."""
+    """A case in RAS+ order: arrays (*S), the image of a picture in colour (*S, 3); spacing in mm."""
 
     image: np.ndarray | None
     reference: np.ndarray
@@ -119,7 +119,7 @@ def read_view(result: CaseResult, settings: Settings) -> View:
     image = _background(result, geometry)
     counted = reference.array != settings.ignore_label  # all of them, if it is None
     return View(
-        None if image is None else to_canonical(image, geometry)[0],
+        None if image is None else _channels_last(to_canonical(image, geometry)),
         to_canonical(np.where(counted, reference.array, 0), geometry)[0],
         to_canonical(np.where(counted, prediction, 0), geometry)[0],
         geometry.canonical().spacing,
@@ -133,4 +133,10 @@ def _background(result: CaseResult, geometry: Geometry) -> np.ndarray | None:
         image = read_volume(result.files.image, nan="zero")
     except MedsegError:
         return None
-    return image.array[:1] if geometry.difference(image.geometry) is None else None
+    in_colour = len(image.array) == 3 and len(geometry.shape) == 2
+    return image.array[: 3 if in_colour else 1] if geometry.difference(image.geometry) is None else None
+
+
+def _channels_last(image: np.ndarray) -> np.ndarray:
+    """(1, *S) -> (*S), (3, *S) -> (*S, 3)."""
+    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
