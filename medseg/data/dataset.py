@@ -151,7 +151,7 @@ def _is_nnunet(root: Path, description: Mapping[str, Any]) -> bool:
     if not (root / "dataset.json").exists():
         return False
     explicit = isinstance(description.get("dataset"), dict) or (root / "imagesTr").is_dir()
-    return explicit or find_layout(root) is None
+    return explicit or (find_layout(root) is None and not find_landmarks(root).files)
 
 
 def _open_nnunet(root: Path, description: Mapping[str, Any]) -> SegmentationDataset:

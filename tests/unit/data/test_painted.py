@@ -51,6 +51,14 @@ def test_masks_are_painted_from_the_points(root: Path, tmp_path: Path) -> None:
     assert check(root).count("error") == 0
 
 
+def test_a_description_may_name_the_classes(root: Path) -> None:
+    write_json(root / "dataset.json", {"labels": {"square": 2, "triangle": 1}, "name": "shapes"})
+    write_json(root / "landmarks.json", {"structures": {"a": 4, "b": 3}, "values": {"a": 2, "b": 1}})
+    dataset = open_dataset(root)
+    assert (dataset.name, dataset.labels) == ("shapes", {"background": 0, "square": 2, "triangle": 1})
+    assert read_labels(dataset.case("c0").label).array[0, 5, 5] == 2
+
+
 def test_changed_points_are_painted_anew(root: Path) -> None:
     first = open_dataset(root).case("c0").label
     np.save(root / "landmarks/c0.npy", np.concatenate([SQUARE + 3, [[14, 2], [22, 2], [18, 12]]]))
