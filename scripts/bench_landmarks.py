@@ -86,7 +86,12 @@ def score(predictor: Predictor, case: Case, hidden: bool) -> dict[str, float | N
     error = None
     if found.landmarks is not None:
         error = evaluate_landmarks(found.landmarks, points, spacing=spacing)["all"]["mean_radial_error"]
-    return {"dice": scores[dice], "hd95": scores[distance], "error": error, "implausible": float(pieces > 2 or holes)}
+    return {
+        "dice": scores[dice],
+        "hd95": scores[distance],
+        "error": error,
+        "implausible": float(pieces > 2 or holes > 0),
+    }
 
 
 def evaluate(run: Path, cases: Sequence[Case], hidden: bool) -> dict[str, float | int | None]:
