@@ -85,5 +85,7 @@ def shuffle(x: Tensor) -> Tensor:
     """Groups of d-dimensional tokens to their places: (B, *S, *sides, C) -> (B, *(S * sides), C)."""
     dims = (x.ndim - 2) // 2
     places = [place for axis in range(1, dims + 1) for place in (axis, axis + dims)]
-    size = [x.shape[axis] * x.shape[axis + dims] for axis in range(1, dims + 1)]
-    return x.permute(0, *places, -1).reshape(len(x), *size, -1)
+    x = x.permute(0, *places, -1)  # (B, S1, side1, S2, side2, ..., C)
+    for axis in reversed(range(dims)):
+        x = x.flatten(2 * axis + 1, 2 * axis + 2)
+    return x
