@@ -57,9 +57,9 @@ def base_model(task: Task, target: Target, profile: DeviceProfile, options: argp
     """The network of the training domain; trained once per seed, then read."""
     torch.manual_seed(seed)
     model = build("concat", task.spatial_dims, WIDTH, len(task.labels), task.channels)
-    file = options.output / f"{task.name}_{options.base_minutes:g}min_{seed}.ckpt"
+    file = options.output / f"{task.name}_{options.base}_{seed}.ckpt"
     if not file.exists():
-        steps = fit(model, task.train, target, profile, minutes=options.base_minutes, seed=seed)
+        steps = fit(model, task.train, target, profile, budget=options.base, seed=seed)
         save_checkpoint(file, {"state": model.state_dict(), "steps": steps})
     model.load_state_dict(load_checkpoint(file)["state"])
     return profile.place(model)
@@ -75,7 +75,7 @@ def adapt_once(
     if plan is not None:
         names = set(attach_skips(model, plan[0], train=plan[1]))
         count = sum(p.numel() for name, p in model.named_parameters() if name in names)
-        steps = fit(model, few, target, profile, minutes=options.minutes, seed=seed, lr=options.lr)
+        steps = fit(model, few, target, profile, budget=options.budget, seed=seed, lr=options.lr)
     elif method == "skip_scale":
         loader = [(image[None], label[None]) for _, image, label in few]
         calibrate_skips(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -58,8 +59,23 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Of a training: minutes of wall clock, or steps, which other work on the machine does not change."""
+
+    minutes: float
+    steps: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.steps}steps" if self.steps else f"{self.minutes:g}min"
+
+    def spent(self, start: float, steps: int) -> float:
+        """Share of it that is used up, 1 at its end."""
+        return steps / self.steps if self.steps else (time.monotonic() - start) / (60 * self.minutes)
+
+
 def fit(
-    model: nn.Module, cases: Sequence[Example], target: Target, profile: DeviceProfile, *, minutes: float, seed: int,
+    model: nn.Module, cases: Sequence[Example], target: Target, profile: DeviceProfile, *, budget: Budget, seed: int,
     lr: float = 3e-3,
 ) -> int:  # fmt: skip
     """Train what requires a gradient for so long; returns the steps."""
@@ -68,7 +84,7 @@ def fit(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr, weight_decay=0.01)
     batch, start, steps = BATCH[cases[0][1].ndim - 1], time.monotonic(), 0
-    while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (progress := budget.spent(start, steps)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * learning_rate_factor(progress, "cosine", 0.05)
         drawn = [cases[i] for i in torch.randint(len(cases), (batch,), generator=generator)]

@@ -77,7 +77,7 @@ def laboratory_once(
     shape = (1, task.channels, *SIZE[task.spatial_dims])
     facts = {"parameters": parameters(model), "macs": macs(model, shape)}
     facts["step"] = min(step(model, torch.randn(shape)) for _ in range(4))
-    facts["steps"] = fit(model, task.train, target, profile, minutes=options.minutes, seed=seed)
+    facts["steps"] = fit(model, task.train, target, profile, budget=options.budget, seed=seed)
     found = {domain: score(model, cases, target, profile) for domain, cases in task.test.items()}
     return {**facts, "dice": {domain: fmean(dice.values()) for domain, dice in found.items()}, "cases": found}
 

@@ -2,7 +2,7 @@
 
     python scripts/bench_skips.py --overhead [--rounds 60]
     python scripts/bench_skips.py --adapt --output DIR [--minutes 1 --base-minutes 10 --seeds 0 1 2]
-    python scripts/bench_skips.py --laboratory --output DIR [--minutes 5 --seeds 0 1 2 --tasks lungs isic]
+    python scripts/bench_skips.py --laboratory --output DIR [--minutes 5 | --steps 200] [--seeds 0 1 2 --tasks lungs]
 
 Overhead: training steps of `unet` and of a hand-written U-Net with the same layers and weights take turns. Adaptation:
 a U-Net trained on one domain meets 8 labelled cases of another. Laboratory: one U-Net trunk with each family of skips,
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _skip_adapt import adaptation
-from _skip_bench import FAMILIES, build, parameters, step  # noqa: F401 (for the tests)
+from _skip_bench import FAMILIES, Budget, build, parameters, step  # noqa: F401 (for the tests)
 from _skip_laboratory import laboratory, matched  # noqa: F401
 
 from medseg.blocks.conv import ConvNormAct, conv, upsample_conv
@@ -102,7 +102,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="of adaptations")
     parser.add_argument("--limit", type=int, help="cases of each part, to try the script")
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--steps", type=int, help="instead of minutes: for a machine that others use too")
+    parser.add_argument("--base-steps", type=int, help="instead of base minutes")
     options = parser.parse_args()
+    options.budget = Budget(options.minutes, options.steps)
+    options.base = Budget(options.base_minutes, options.base_steps)
     profile = choose_profile()
     if options.overhead:
         print(overhead(options.rounds))

@@ -73,8 +73,10 @@ def _painted(cases: list[Case], layout: LandmarkLayout, labels: Mapping[str, int
             points = _points(case, geometry.shape, layout, strict)
             mask = np.zeros(geometry.shape, np.int32) if points is None else paint(points, structures, geometry.shape)
             write_labels(scratch / f"{case.id}.png", mask, geometry)
+        scratch.rename(folder)
+    except OSError:
         if not folder.is_dir():  # another process may have been faster
-            os.replace(scratch, folder)
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

@@ -63,9 +63,9 @@ class Report:
         return all(result.files.reference.suffix.lower() in IMAGE_ENDINGS for result in self.results)
 
     def unit(self, metric: str) -> str:
-        """Of a metric's numbers, "" for a share."""
+        """Of a metric's numbers, "" for a share; a picture's pixels count as 1 mm wide and thick."""
         unit = self.settings.metrics[metric].unit
-        return "px" if unit == "mm" and self.in_pixels else unit
+        return {"mm": "px", "ml": "1000 px"}.get(unit, unit) if self.in_pixels else unit
 
     def heading(self, metric: str) -> str:
         """Name and unit of a metric, "HD95 (mm)"."""

@@ -8,9 +8,8 @@ a decoder block weights its values with the sum of its own attention and the enc
 encoder's attention to a tensor that it then discards: it has no effect (`official_noop=True`). Here the figure is
 followed. Ours, since neither figure nor code decides it: encoder block b guides decoder block b, so W-MSA meets W-MSA
 and SW-MSA meets SW-MSA (the code hands on the last block's attention only); the class token is added to all tokens
-instead of replacing the first (`cls_mode`); `skip_count` below 3 keeps the finest;
-`renormalise`. The skips are exchanged
-before the decoder's blocks, as in the code; the figure has the opposite order.
+instead of replacing the first (`cls_mode`); `skip_count` below 3 keeps the finest; `renormalise`. The skips are
+exchanged before the decoder's blocks, as in the code; the figure has the opposite order.
 """
 
 from __future__ import annotations

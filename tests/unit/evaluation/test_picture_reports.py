@@ -32,6 +32,7 @@ def test_lengths_of_pictures_are_pixels(tmp_path: Path) -> None:
     report = evaluate(tmp_path, ".png")
     assert report.heading("hausdorff_distance_95") == "HD95 (px)"
     assert report.heading("dice") == "Dice"
+    assert report.heading("reference_volume_ml") == "Reference_volume_ml (1000 px)"
     assert "HD95 (px)" in [column.header for column in report.table().columns]
     assert " px" in scores_line(report, choose_views(report)[0])
     report.save(tmp_path / "report")
