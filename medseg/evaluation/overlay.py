@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of RAS+ that a plane cuts
 MOST_NAMES = 9  # in a legend
-LEGEND = 0.75  # inches: three lines
 GOLDEN_STEP = 0.618034  # of the colour circle
 
 
@@ -26,19 +25,7 @@ def draw_overlays(report: Report, shown: Sequence[Shown]) -> bytes:
     Returns:
         PNG.
     """
-    from matplotlib.figure import Figure
-
-    columns = 3 if len(shown[0].view.spacing) == 3 else 1
-    figure = Figure(figsize=(max(5, 3.7 * columns), 4 * len(shown) + LEGEND), layout="constrained", facecolor="white")
-    heights = [4.0] * len(shown) + [LEGEND]
-    *rows, bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for row, one in zip(rows, shown, strict=True):
-        between = "   " if columns > 1 else "\n"
-        title = f"{one.title}: {one.result.files.id}{between}{scores_line(report, one)}"
-        row.suptitle(title, fontsize=11, x=0.01, ha="left")
-        _draw_case(row.subplots(1, columns, squeeze=False)[0], report, one.view)
-    _draw_legend(bottom, report, [one.view for one in shown])
-    return to_png(figure, dpi=110)
+    return _draw(report, shown, titled=True)
 
 
 def draw_overlay(report: Report, shown: Shown) -> bytes:
@@ -49,13 +36,25 @@ def draw_overlay(report: Report, shown: Shown) -> bytes:
     Returns:
         PNG.
     """
+    return _draw(report, [shown], titled=False)
+
+
+def _draw(report: Report, shown: Sequence[Shown], *, titled: bool) -> bytes:
     from matplotlib.figure import Figure
 
-    columns = 3 if len(shown.view.spacing) == 3 else 1
-    figure = Figure(figsize=(max(5, 3.7 * columns), 4 + LEGEND), layout="constrained", facecolor="white")
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.0, LEGEND])[:, 0]
-    _draw_case(top.subplots(1, columns, squeeze=False)[0], report, shown.view)
-    _draw_legend(bottom, report, [shown.view])
+    flat = len(shown[0].view.spacing) == 2
+    columns, width, legend_columns = (1, 5.0, 2) if flat else (3, 11.1, 4)
+    handles = _legend(report, [one.view for one in shown])
+    heights = [4.0] * len(shown) + [0.25 * -(-len(handles) // legend_columns) + 0.1]
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained", facecolor="white")
+    *rows, bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for row, one in zip(rows, shown, strict=True):
+        if titled:
+            between = "\n" if flat else "   "
+            title = f"{one.title}: {one.result.files.id}{between}{scores_line(report, one)}"
+            row.suptitle(title, fontsize=11, x=0.01, ha="left")
+        _draw_case(row.subplots(1, columns, squeeze=False)[0], report, one.view)
+    bottom.legend(handles=handles, loc="center", ncols=min(legend_columns, len(handles)), frameon=False, fontsize=10)
     return to_png(figure, dpi=110)
 
 
@@ -113,7 +112,8 @@ def scores_line(report: Report, shown: Shown) -> str:
     return ", ".join(parts)
 
 
-def _draw_legend(figure: Any, report: Report, views: Sequence[View]) -> None:
+def _legend(report: Report, views: Sequence[View]) -> list[Any]:
+    """Handles: the classes that are there, and how reference and prediction are drawn."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -126,8 +126,7 @@ def _draw_legend(figure: Any, report: Report, views: Sequence[View]) -> None:
     if len(there) > MOST_NAMES:
         handles += [Patch(facecolor="none", label=f"and {len(there) - MOST_NAMES} more")]
     handles += [Patch(facecolor="#9ca3af", alpha=0.5, label="filled: reference")]
-    handles += [Line2D([], [], color="#374151", linewidth=1.8, label="line: prediction")]
-    figure.legend(handles=handles, loc="center", ncols=min(4, len(handles)), frameon=False, fontsize=10)
+    return [*handles, Line2D([], [], color="#374151", linewidth=1.8, label="line: prediction")]
 
 
 def shortened(name: str, length: int = 24) -> str:
