@@ -7,6 +7,7 @@ Files under 5 lines are skipped; a function's length includes its docstring; med
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,8 @@ def figures() -> dict[str, str]:
 
 
 def main() -> None:
+    """Command line."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
     print("| figure | medseg |\n|---|---|")
     for name, value in figures().items():
         print(f"| {name} | {value} |")
