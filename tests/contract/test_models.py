@@ -26,11 +26,19 @@ def test_model_keeps_the_contract(name: str, spatial_dims: int) -> None:
 
 
 @pytest.mark.parametrize("name", FLAT)
+def test_exported_model_computes_the_same(name: str) -> None:
+    model = create_model(name, **tiny_arguments(name, 2)).eval()
+    image = image_of(model, 2, batch=1)
+    exported = torch.export.export(model, (image,)).module()
+    torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FLAT)
 def test_compiler_takes_the_whole_model_as_one_graph(name: str) -> None:
     torch.compiler.reset()
     model = create_model(name, **tiny_arguments(name, 2)).to(memory_format=torch.channels_last).eval()
     image = image_of(model, 2, batch=1).to(memory_format=torch.channels_last)
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
 
