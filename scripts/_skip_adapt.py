@@ -56,7 +56,7 @@ def adaptation(options: argparse.Namespace, profile: DeviceProfile) -> str:
 def base_model(task: Task, target: Target, profile: DeviceProfile, options: argparse.Namespace, seed: int) -> nn.Module:
     """The network of the training domain; trained once per seed, then read."""
     torch.manual_seed(seed)
-    model = build("concat", task.spatial_dims, WIDTH, len(task.labels), task.channels)
+    model = build("concat", task.spatial_dims, WIDTH[task.spatial_dims], len(task.labels), task.channels)
     file = options.output / f"{task.name}_{options.base}_{seed}.ckpt"
     if not file.exists():
         steps = fit(model, task.train, target, profile, budget=options.base, seed=seed)

@@ -33,8 +33,7 @@ FAMILIES: dict[str, Any] = {
     "spatial_context": {"pyramid": "spatial_context"},
     "nested (UNet++)": "unetpp_nnunet",
 }
-WIDTH, DEPTH, BATCH = 16, 3, {2: 8, 3: 2}
-SIZE = {2: (128, 128), 3: (40, 56, 40)}
+WIDTH, DEPTH, BATCH = {2: 16, 3: 10}, 3, {2: 8, 3: 2}
 
 
 def build(family: str, spatial_dims: int, width: int, classes: int, channels: int = 1) -> nn.Module:

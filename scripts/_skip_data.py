@@ -16,7 +16,7 @@ from medseg.data.splits import nnunet_splits
 from medseg.io import read_labels, read_volume
 
 Example = tuple[str, Tensor, Tensor]  # case, image (C, *S) of zero mean and unit deviation, label (1, *S)
-BOX = (40, 56, 40)
+SIZE = {2: (64, 64), 3: (32, 48, 32)}  # of what the networks see: a quarter of a picture's pixels a side; a box
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def _folder(name: str) -> Path:
 
 
 def _flat(root: Path, name: str) -> Example:
-    """An image at half the resolution."""
+    """An image at a quarter of its resolution."""
     image_file = next((root / "images").glob(f"{name}.*"))
     label_file = next((root / "masks").glob(f"{name}*"))
     image, label = read_volume(image_file).array, read_labels(label_file).array
-    halved = torch.nn.functional.avg_pool2d(torch.from_numpy(image.astype(np.float32))[None], 2)[0]
-    return name, _normal(halved), torch.from_numpy((label[:1, ::2, ::2] > 0).astype(np.uint8))
+    small = torch.nn.functional.avg_pool2d(torch.from_numpy(image.astype(np.float32))[None], 4)[0]
+    return name, _normal(small), torch.from_numpy((label[:1, ::4, ::4] > 0).astype(np.uint8))
 
 
 def _volume(case) -> Example:  # type: ignore[no-untyped-def]
@@ -112,11 +112,12 @@ def _volume(case) -> Example:  # type: ignore[no-untyped-def]
 
 
 def _fit(array: np.ndarray) -> np.ndarray:
-    """(C, *S) padded with zeros or cut around its middle to `BOX`."""
-    out = np.zeros((len(array), *BOX), array.dtype)
-    sizes = [min(a, b) for a, b in zip(array.shape[1:], BOX, strict=True)]
+    """(C, *S) padded with zeros or cut around its middle to `SIZE`."""
+    box = SIZE[3]
+    out = np.zeros((len(array), *box), array.dtype)
+    sizes = [min(a, b) for a, b in zip(array.shape[1:], box, strict=True)]
     source = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(array.shape[1:], sizes, strict=True))
-    target = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(BOX, sizes, strict=True))
+    target = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(box, sizes, strict=True))
     out[(slice(None), *target)] = array[(slice(None), *source)]
     return out
 

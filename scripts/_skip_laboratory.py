@@ -10,32 +10,40 @@ from typing import Any
 
 import pandas as pd
 import torch
-from _skip_bench import FAMILIES, SIZE, WIDTH, Rows, build, fit, parameters, score, step
-from _skip_data import Task, load
+from _skip_bench import BATCH, FAMILIES, WIDTH, Rows, build, fit, parameters, score, step
+from _skip_data import SIZE, Task, load
 from torch import nn
 
-from medseg.device import DeviceProfile
+from medseg.device import DeviceProfile, choose_profile
 from medseg.evaluation.comparison import compare, holm
 from medseg.targets import ExclusiveClasses, Target
 
 
 def matched(spatial_dims: int, classes: int, channels: int = 1, *, by: str = "parameters") -> dict[str, int]:
     """Family -> the width whose parameters, or whose seconds per step, are nearest to those of plain concatenation."""
-    shape = (1, channels, *SIZE[spatial_dims])
 
     def cost(family: str, width: int) -> float:
         if by == "parameters":
             with torch.device("meta"):
                 return parameters(build(family, spatial_dims, width, classes, channels))
-        model, image = build(family, spatial_dims, width, classes, channels), torch.randn(shape)
-        return min(step(model, image) for _ in range(4))
+        return step_time(build(family, spatial_dims, width, classes, channels), spatial_dims, channels)
 
-    wanted = cost("concat", WIDTH)
-    grid = range(6, 2 * WIDTH + 1) if by == "parameters" else range(6, 2 * WIDTH + 1, 2)
+    own = WIDTH[spatial_dims]
+    wanted = cost("concat", own)
+    grid = range(own // 3, 2 * own + 1) if by == "parameters" else range(own // 3 + own // 3 % 2, 2 * own + 1, 2)
     return {
-        family: WIDTH if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - wanted))
+        family: own if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - wanted))
         for family in FAMILIES
     }
+
+
+def step_time(model: nn.Module, spatial_dims: int, channels: int, profile: DeviceProfile | None = None) -> float:
+    """Seconds of a training step in the layout of the training, the best of four."""
+    profile = profile or choose_profile()
+    image = profile.place_batch(torch.randn(BATCH[spatial_dims], channels, *SIZE[spatial_dims]))
+    profile.place(model).train()
+    with profile.autocast():
+        return min(step(model, image) for _ in range(4))
 
 
 def macs(model: nn.Module, shape: Sequence[int]) -> int:
@@ -60,10 +68,11 @@ def laboratory(options: argparse.Namespace, profile: DeviceProfile) -> str:
                 kept["widths"] = matched(task.spatial_dims, len(task.labels), task.channels, by=by)
                 store.add(kept)
             for seed, family in product(options.seeds, FAMILIES):
-                if not store.find(task=name, by=by, family=family, seed=seed):
-                    width = kept["widths"][family]
-                    row = laboratory_once(task, target, profile, options, family, width, seed)
-                    store.add({"task": name, "by": by, "family": family, "seed": seed, "width": width, **row})
+                width = kept["widths"][family]
+                key = {"task": name, "family": family, "seed": seed, "width": width}
+                if not store.find(by=by, **key):  # a width that fits both ways is trained once
+                    row = store.find(**key) or laboratory_once(task, target, profile, options, family, width, seed)
+                    store.add({**row, **key, "by": by})
                     print({key: value for key, value in store.rows[-1].items() if key != "cases"}, flush=True)
     return laboratory_table([row for row in store.rows if "family" in row])
 
@@ -76,7 +85,7 @@ def laboratory_once(
     model = build(family, task.spatial_dims, width, len(task.labels), task.channels)
     shape = (1, task.channels, *SIZE[task.spatial_dims])
     facts = {"parameters": parameters(model), "macs": macs(model, shape)}
-    facts["step"] = min(step(model, torch.randn(shape)) for _ in range(4))
+    facts["step"] = step_time(model, task.spatial_dims, task.channels, profile)
     facts["steps"] = fit(model, task.train, target, profile, budget=options.budget, seed=seed)
     found = {domain: score(model, cases, target, profile) for domain, cases in task.test.items()}
     return {**facts, "dice": {domain: fmean(dice.values()) for domain, dice in found.items()}, "cases": found}
