@@ -9,10 +9,11 @@ if [ ! -e ".venv/.installed-$extra-$state" ] && { [ -n "$extra" ] || [ ! -e ".ve
     "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medseg needs Python 3.11 or newer; name one with PYTHON=" >&2; exit 2; }
     "$python" -m pip --version > /dev/null 2>&1 || "$base" -m venv --clear .venv
     echo "Installing into .venv (some minutes the first time) ..."
-    quiet=(-q --disable-pip-version-check --no-warn-script-location)
+    # Bytecode is written when a module is first imported: compiling all of it takes a minute and most is never used.
+    quiet=(-q --disable-pip-version-check --no-warn-script-location --no-compile)
     "$python" -m pip install "${quiet[@]}" --upgrade pip "setuptools>=77"
     "$python" -m pip install "${quiet[@]}" -e ".${extra:+[$extra]}"
     rm -f .venv/.installed-"$extra"-*
     touch ".venv/.installed-$extra-$state"
 fi
-export NO_ALBUMENTATIONS_UPDATE=1
+export NO_ALBUMENTATIONS_UPDATE=1 PYTHONDONTWRITEBYTECODE= # else every process compiles what it imports

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from medseg.blocks.skip import SkipSettings
-from medseg.blocks.skip.path import skip_path, skip_settings
+from medseg.blocks.skip.path import SkipPath, skip_path, skip_settings
 from medseg.errors import UsageError, nearest
 
 TRAIN = ("skips", "head", "skips+head", "decoder", "all")
@@ -63,7 +63,7 @@ def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str 
     parameters = dict(model.named_parameters())
     trained = [name for name in parameters if _is_trained(model, name, name not in trainable, train)]
     if not trained:
-        path.pyramid, path.edits = path.pyramid[: before[0]], path.edits[: before[1]]
+        _shorten(path, *before)
         raise UsageError(f"train={train} leaves nothing to train", fix="attach an edit that has parameters")
     kept = {name for name, tensor in model.state_dict().items() if name in trainable and name in trained}
     kept |= _statistics(model, set(trained))
@@ -80,8 +80,7 @@ def detach_skips(model: nn.Module) -> None:
     path, attached = skip_path(model), attachment(model)
     if attached is None:
         return
-    path.pyramid, path.edits = path.pyramid[: attached.pyramid], path.edits[: attached.edits]
-    path.pyramid_levels = path.pyramid_levels[: attached.pyramid]
+    _shorten(path, attached.pyramid, attached.edits)
     state = model.state_dict()
     for name, tensor in attached.state.items():
         state[name].copy_(tensor)
@@ -106,6 +105,12 @@ def add_settings(settings: SkipSettings, more: SkipSettings) -> dict[str, Any]:
     """Settings of a path with others attached to it."""
     first, second = skip_settings(settings), skip_settings(more)
     return {**first, **{role: first[role] + second[role] for role in ("pyramid", "edit")}}
+
+
+def _shorten(path: SkipPath, pyramid: int, edits: int) -> None:
+    """Keep the first so many pyramid operations and edits."""
+    path.pyramid, path.edits = path.pyramid[:pyramid], path.edits[:edits]
+    path.pyramid_levels = path.pyramid_levels[:pyramid]
 
 
 def _is_trained(model: nn.Module, name: str, attached: bool, train: str) -> bool:
