@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -113,3 +113,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.4)
     return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names and the number of the others, e.g. ``"case1, case2 and 7 more"``."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -11,7 +11,7 @@ from medseg.data.case import Case
 from medseg.data.case_list import SPLIT_COLUMN, side_of
 from medseg.data.layouts import SIDE_NAMES, Layout, Side
 from medseg.data.metadata import find_table, read_metadata
-from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest
+from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest, some
 from medseg.io import KNOWN_ENDINGS
 
 SPLIT_FIX = "correct the list, or set data.own_split=false"
@@ -64,10 +64,9 @@ def read_ids(file: Path, known: Iterable[str] | None) -> list[str]:
     ids = [line if line in there else _bare(line) for line in lines if line and not line.startswith("#")]
     unknown = [] if known is None else [case for case in ids if case not in there]
     if unknown:
-        some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         hint = nearest(unknown[0], sorted(there)).partition(" (known")[0]
         hint = hint if hint.startswith("did") else f"cases are named like {min(there, default='')}"
-        raise BadDataset(f"{some} are not in the dataset; {hint}", path=file, fix=SPLIT_FIX)
+        raise BadDataset(f"{some(unknown)} are not in the dataset; {hint}", path=file, fix=SPLIT_FIX)
     return ids
 
 

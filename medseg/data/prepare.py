@@ -27,7 +27,7 @@ from medseg.data.preprocess import (
     restore_probabilities,
 )
 from medseg.data.read_case import read_case_labels
-from medseg.errors import MedsegError
+from medseg.errors import MedsegError, some
 from medseg.io import read_channels
 
 __all__ = [
@@ -148,6 +148,6 @@ def _first(failed: Mapping[str, MedsegError], total: int) -> MedsegError:
     """The first case's error, with the state of all others."""
     first, *others = sorted(failed)
     error = failed[first]
-    also = f"; also refused: {', '.join(others)}" if others else ""
+    also = f"; also refused: {some(others, 20)}" if others else ""
     error.written = f"{total - len(failed)} of {total} cases are prepared{also}."
     return error

@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.metadata import TABLES, find_table
 from medseg.data.own_split import read_ids
-from medseg.errors import BadDataset, UsageError, nearest
+from medseg.errors import BadDataset, UsageError, nearest, some
 from medseg.io import read_json, write_json
 
 Split = dict[str, list[str]]
@@ -32,7 +32,7 @@ def nnunet_splits(ids: Sequence[str], folds: int = 5, seed: int = 12345) -> list
         raise UsageError(f"folds is {folds} (expected 2 or more; data.folds=1 trains on every case)")
     if len(names) < folds:
         fix = f"set data.folds={len(names)}" if len(names) > 1 else "add cases, or set data.folds=1 to train on all"
-        raise BadDataset(f"{len(names)} cannot be divided into {folds} folds ({_some(names)})", fix=fix)
+        raise BadDataset(f"{len(names)} cannot be divided into {folds} folds ({some(names)})", fix=fix)
     folded = KFold(folds, shuffle=True, random_state=seed).split(names)
     return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in folded]
 
@@ -107,7 +107,7 @@ def read_splits(path: Path, ids: Sequence[str] | None) -> list[Split]:
     unknown = sorted(named - set(ids)) if ids is not None else []
     if unknown and ids is not None:
         meant = nearest(unknown[0], ids[:50])
-        raise BadDataset(f"{_some(unknown)} are not in the dataset; {meant}", path=path, fix="correct or remove it")
+        raise BadDataset(f"{some(unknown)} are not in the dataset; {meant}", path=path, fix="correct or remove it")
     return [{"train": list(split["train"]), "val": list(split["val"])} for split in splits]
 
 
@@ -158,9 +158,9 @@ def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping
         both = [case for case in split["val"] if group(case) in trained]
         if both:
             twins = [case for case in split["train"] if group(case) == group(both[0])]
-            shared = f"of group '{groups[both[0]]}', as {_some(twins)} in its training" if both[0] in groups else ""
+            shared = f"of group '{groups[both[0]]}', as {some(twins)} in its training" if both[0] in groups else ""
             sides = f"training and {what} share" if what else f"fold {number} trains and validates on the same:"
-            problem = f"{sides} {_some(both)} {shared}"
+            problem = f"{sides} {some(both)} {shared}"
             raise BadDataset(problem, fix="split by that group with data.group_by=, or correct splits_final.json")
 
 
@@ -179,7 +179,7 @@ def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:
         raise UsageError(f"the table has no column '{column}': {nearest(column, columns)}", path=path)
     missing = [case.id for case in dataset.training if not case.metadata.get(column)]
     if missing:
-        raise BadDataset(f"{_some(missing)} have no '{column}'", path=path, fix="fill in the column")
+        raise BadDataset(f"{some(missing)} have no '{column}'", path=path, fix="fill in the column")
     return {case.id: case.metadata[column] for case in dataset.training}
 
 
@@ -201,8 +201,3 @@ def grouped_splits(groups: Mapping[str, str], folds: int, seed: int, leave_out: 
         }
         for out in held_out
     ]
-
-
-def _some(cases: Sequence[str]) -> str:
-    """The first five and the number of the others."""
-    return f"{', '.join(cases[:5])}{f' and {len(cases) - 5} more' if len(cases) > 5 else ''}"

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from medseg.errors import UsageError
+from medseg.errors import UsageError, some
 from medseg.io.weights import download_timm_weights, read_weights
 
 logger = logging.getLogger(__name__)
@@ -96,9 +96,3 @@ def adapt(name: str, tensor: Tensor, own: Tensor) -> Tensor:
         side = (round(own.shape[0] ** 0.5) + 1) // 2
         return resize_rel_pos_bias_table(tensor, new_window_size=(side, side), new_bias_shape=tuple(own.shape))
     return tensor
-
-
-def some(names: list[str], most: int = 5) -> str:
-    """The first names and the number of the others."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.data.unlabelled import source_id
-from medseg.errors import UnreadableFile, UsageError
+from medseg.errors import UnreadableFile, UsageError, some
 from medseg.io import load_model, save_model
 
 ENCODER = "encoder"  # folder within a pretraining's run, and the attribute of a model
@@ -51,8 +51,7 @@ class PretrainedEncoder:
         fresh = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
         wrong = list(mismatches(self.state, fresh))
         if wrong:
-            rest = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            problem = f"the encoder of {self.model.get('name')} does not fit: {', '.join(wrong[:SHOWN])}{rest}"
+            problem = f"the encoder of {self.model.get('name')} does not fit: {some(wrong, SHOWN)}"
             fix = f"train the model that was pretrained, with its arguments ({self.folder / 'model.json'})"
             raise UsageError(problem, path=self.folder, fix=fix)
         encoder.load_state_dict(self.state)
