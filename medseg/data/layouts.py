@@ -13,6 +13,7 @@ from typing import Literal
 
 from medseg.data.case import Case
 from medseg.data.case_files import LABEL_SUFFIX, channel_paths, group_images, image_files, label_files, stem
+from medseg.errors import BadDataset
 
 Side = Literal["train", "val", "test"]
 SIDE_NAMES: dict[Side, tuple[str, ...]] = {
@@ -46,28 +47,51 @@ class Layout:
 
 
 def find_layout(root: Path) -> Layout | None:
-    """Cases of a folder by the names of its folders and files; None if it has no known layout. No file is opened."""
+    """Cases of a folder by the names of its folders and files; None if it has no known layout. No file is opened.
+
+    Raises:
+        BadDataset: one name on two sides, which would be one case.
+    """
     cases: list[Case] = []
     sides: dict[str, Side] = {}
     for side in SIDE_NAMES:
-        found = _side(root, side)
-        cases += found
-        sides |= {case.id: side for case in found}
+        _join(cases, sides, _side(root, side, _suffixed(cases)), side, root)
     if not set(sides.values()) & {"train", "val"}:
         cases = [*_pairs(root), *cases]
-        for case in with_labels_of(subfolder(root, ("imagests",)), subfolder(root, ("labelsts",))):
-            cases.append(case)
-            sides[case.id] = "test"
+        folders = (subfolder(root, (name,)) for name in ("imagests", "labelsts"))
+        _join(cases, sides, with_labels_of(*folders, suffixed=_suffixed(cases)), "test", root)
     if not any(case.label for case in cases):
         return None
     in_instances = all(INSTANCES in _folders(case.label, root) for case in cases if case.label)
     return Layout(tuple(cases), sides, in_instances)
 
 
-def with_labels_of(images: Path | None, labels: Path | None, *, suffixed: bool = True) -> list[Case]:
-    """The images of a folder, each with the label of its name if there is one."""
-    known = label_files(labels) if labels else {}
-    return with_labels(group_images(image_files(images) if images else [], known, suffixed=suffixed), known, 1)
+def _join(cases: list[Case], sides: dict[str, Side], found: Sequence[Case], side: Side, root: Path) -> None:
+    """Add the cases of a side."""
+    twice = next((case.id for case in found if case.id in sides), None)
+    if twice is not None:
+        problem = f"two cases are called '{twice}', one of {sides[twice]} and one of {side}"
+        raise BadDataset(problem, path=root, fix="name the files apart")
+    cases += found
+    sides |= {case.id: side for case in found}
+
+
+def _suffixed(cases: Sequence[Case]) -> bool:
+    """Whether the files of cases are called ``CASE_0000``, so that those of others are, too."""
+    return any(stem(file) != case.id for case in cases for file in case.images)
+
+
+def with_labels_of(images: Path | None, labels: Path | None, *, suffixed: bool = False) -> list[Case]:
+    """The images of a folder, each with the label of its name if there is one.
+
+    Args:
+        images: folder.
+        labels: folder.
+        suffixed: ``img_0005`` is channel 5 of ``img``; else it is where a label tells so, of it or of another image.
+    """
+    known, files = label_files(labels) if labels else {}, image_files(images) if images else []
+    cases = with_labels(group_images(files, known, suffixed=suffixed), known, 1)
+    return with_labels_of(images, labels, suffixed=True) if _suffixed(cases) and not suffixed else cases
 
 
 def with_labels(grouped: Mapping[str, Mapping[int, Path]], labels: Mapping[str, Path], channels: int) -> list[Case]:
@@ -77,15 +101,15 @@ def with_labels(grouped: Mapping[str, Mapping[int, Path]], labels: Mapping[str, 
     return [Case(name, channel_paths(found, name, count), labels.get(name)) for name, found in sorted(grouped.items())]
 
 
-def _side(root: Path, side: Side) -> list[Case]:
+def _side(root: Path, side: Side, suffixed: bool) -> list[Case]:
     """``train/images`` with ``train/masks``, ``images/train`` with ``masks/train``, or both in ``train``."""
     folder = subfolder(root, SIDE_NAMES[side])
     found = _pairs(folder) if folder else []
     if not found:
         images, labels = (subfolder(subfolder(root, names), SIDE_NAMES[side]) for names in (IMAGES, LABELS))
-        found = with_labels_of(images, labels) if images and (labels or side == "test") else []
+        found = with_labels_of(images, labels, suffixed=suffixed) if images and (labels or side == "test") else []
     if not found and folder and side == "test":
-        found = with_labels_of(subfolder(folder, IMAGES) or folder, None)
+        found = with_labels_of(subfolder(folder, IMAGES) or folder, None, suffixed=suffixed)
     return found
 
 

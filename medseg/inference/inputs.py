@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.data.case_files import image_files, label_files
+from medseg.data.case_files import group_images, image_files, label_files
 from medseg.data.case_list import LABEL_COLUMNS, LIST_ENDINGS, read_list, read_rows
 from medseg.data.dataset import Case, open_dataset
 from medseg.data.layouts import Layout, find_layout
@@ -22,7 +22,6 @@ from medseg.io import (
     KNOWN_ENDINGS,
     Geometry,
     Volume,
-    file_ending,
     finite_voxels,
     holds_dicom,
     read_channels,
@@ -30,6 +29,7 @@ from medseg.io import (
     read_labels,
     to_canonical,
 )
+from medseg.io.endings import IMAGE_ENDINGS
 
 Mask = str | Path | np.ndarray
 Source = str | Path | Sequence[str | Path] | Case | Volume | np.ndarray
@@ -70,9 +70,9 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
         dataset = open_dataset(source)
         return list(dataset.test or dataset.training)
     elif source.is_file():
-        cases = _grouped([source]) if source.name.lower().endswith(KNOWN_ENDINGS) else []
+        cases = _grouped([source], channels) if source.name.lower().endswith(KNOWN_ENDINGS) else []
     else:
-        cases = _folder(source)
+        cases = _folder(source, channels)
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
@@ -188,26 +188,23 @@ def _volume(array: np.ndarray, spacing: Sequence[float] | None, case: str | None
     return Volume(channels, Geometry(channels.shape[1:], np.diag([*spacing, *[1.0] * (4 - axes)])))
 
 
-def _folder(root: Path) -> list[Case]:
+def _folder(root: Path, channels: int) -> list[Case]:
     files = image_files(root)
     if not files:
         return _dicom_folders(root)
     if holds_dicom(root):
         problem = f"holds both image files, as {files[0].name}, and DICOM slices"
         raise UsageError(problem, path=root, fix="separate them, or list what is meant in a .csv")
-    return _grouped(files)
+    return _grouped(files, channels)
 
 
-def _grouped(files: Sequence[Path]) -> list[Case]:
-    grouped: dict[str, list[Path]] = {}
-    for file in files:
-        grouped.setdefault(_case_id(file), []).append(file)
-    return [Case(id=case, images=tuple(paths)) for case, paths in grouped.items()]
-
-
-def _case_id(file: Path) -> str:
-    stem = file.name[: -len(file_ending(file))]
-    return stem[:-5] if len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit() else stem
+def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
+    """Cases of one file, or of ``CASE_0000``, ``CASE_0001``, ...; pictures that are only numbered are cases each."""
+    grouped = group_images(files, ())
+    numbered = any(min(found) > 0 or len(found) > channels for found in grouped.values())
+    if numbered and all(file.name.lower().endswith(IMAGE_ENDINGS) for file in files):
+        grouped = group_images(files, (), suffixed=False)
+    return [Case(case, tuple(found[n] for n in sorted(found))) for case, found in grouped.items()]
 
 
 def _dicom_folders(root: Path) -> list[Case]:
