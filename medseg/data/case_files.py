@@ -19,6 +19,13 @@ def stem(path: Path) -> str:
     return path.name[: -len(file_ending(path))]
 
 
+def bare(name: str) -> str:
+    """A file's name without folders and known ending, e.g. of a line that lists it: ``images/a.png`` -> ``a``."""
+    last = Path(name).name
+    ending = next((ending for ending in KNOWN_ENDINGS if last.lower().endswith(ending)), "")
+    return last[: len(last) - len(ending)]
+
+
 def image_files(folder: Path) -> list[Path]:
     """Files of a known kind, sorted; hidden ones (as the ``._x`` of macOS archives) are left out."""
     if not folder.is_dir():
@@ -42,15 +49,21 @@ def group_images(
         files: images.
         labelled: cases that have labels; they tell whether ``scan_0001`` is channel 1 of ``scan`` or a case.
         suffixed: how to read such a name when no label tells.
+
+    Raises:
+        BadDataset: two files are the same channel of one case, as ``a.png`` and ``a.jpg``.
     """
     grouped: dict[str, dict[int, Path]] = {}
     for file in files:
         name = stem(file)
         match = CHANNEL.fullmatch(name)
         if match and (match["case"] in labelled or (suffixed and name not in labelled)):
-            grouped.setdefault(match["case"], {})[int(match["channel"])] = file
+            case, channel = match["case"], int(match["channel"])
         else:
-            grouped.setdefault(name, {})[0] = file
+            case, channel = name, 0
+        first = grouped.setdefault(case, {}).setdefault(channel, file)
+        if first != file:
+            raise BadDataset(f"{first.name} and {file.name} are one image by their names", path=file, fix="remove one")
     return grouped
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.data.case import Case
 from medseg.data.case_files import inside, stem
 from medseg.data.layouts import SIDE_NAMES, Layout, Side
-from medseg.data.metadata import CASE_COLUMNS
+from medseg.data.metadata import CASE_COLUMNS, IMAGE_COLUMN, LABEL_COLUMNS, SPLIT_COLUMN, read_rows
 from medseg.errors import BadDataset, nearest
+from medseg.io import KNOWN_ENDINGS
 
 LIST_ENDINGS = (".csv", ".tsv")
-IMAGE_COLUMN = re.compile(r"image(_\d{4})?")
-LABEL_COLUMNS = ("label", "mask", "segmentation")
-SPLIT_COLUMN = "split"
 
 
 def read_list(path: Path) -> Layout:
@@ -32,7 +28,7 @@ def read_list(path: Path) -> Layout:
     rows = read_rows(path)
     columns = list(rows[0]) if rows else []
     images = sorted(name for name in columns if IMAGE_COLUMN.fullmatch(name))
-    label = next((name for name in LABEL_COLUMNS if name in columns), None)
+    label = _label_column(rows, [name for name in LABEL_COLUMNS if name in columns])
     if not images or label is None:
         problem = f"its columns are {', '.join(columns) or 'none'} (expected image and mask, or image and label)"
         raise BadDataset(problem, path=path, fix="name the columns in the first line")
@@ -45,21 +41,10 @@ def read_list(path: Path) -> Layout:
     return Layout(tuple(cases), sides)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a table, cells stripped; separated by commas, semicolons or, in .tsv, tabs.
-
-    Raises:
-        BadDataset: not UTF-8 text.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            comma = ";" if ";" in head and "," not in head else ","
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else comma)
-            return [{name.strip(): (row[name] or "").strip() for name in reader.fieldnames or ()} for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadDataset(f"is not a table in UTF-8: {error}", path=path, fix="export it as CSV (UTF-8)") from None
+def _label_column(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str | None:
+    """The column of paths: where there are several, ``label`` can be a diagnosis."""
+    paths = [name for name in columns if any(row[name].lower().endswith(KNOWN_ENDINGS) for row in rows)]
+    return next(iter([*paths, *columns]), None)
 
 
 def side_of(text: str, case: str, path: Path) -> Side:

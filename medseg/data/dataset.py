@@ -16,7 +16,7 @@ from medseg.data.label_codes import parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.layouts import Layout, find_layout, with_labels
-from medseg.data.metadata import read_metadata
+from medseg.data.metadata import with_metadata
 from medseg.data.own_split import divide, matching, with_table
 from medseg.data.painted import paint_layout
 from medseg.errors import BadDataset, UsageError, nearest
@@ -163,7 +163,7 @@ def _open_nnunet(root: Path, description: Mapping[str, Any]) -> SegmentationData
         test: list[Case] = []
     else:
         training, test = _cases(root, ("imagesTr", "labelsTr"), len(channels), description.get("file_ending"))
-    return _dataset(root, description, channels, table, training, test)
+    return _dataset(root, description, channels, table, *with_metadata(root, training, test))
 
 
 def _open_decathlon(root: Path, description: Mapping[str, Any]) -> SegmentationDataset:
@@ -171,7 +171,7 @@ def _open_decathlon(root: Path, description: Mapping[str, Any]) -> SegmentationD
     channels = _channel_names(description.get("modality", description.get("channel_names")), file)
     training = [_listed_case(root, entry, file) for entry in description["training"]]
     test = [_listed_case(root, entry, file) for entry in description.get("test") or []]
-    return _dataset(root, description, channels, table, training, test)
+    return _dataset(root, description, channels, table, *with_metadata(root, training, test))
 
 
 def _open_plain(
@@ -237,7 +237,6 @@ def _dataset(
 ) -> SegmentationDataset:
     if not training:
         raise BadDataset("there is no training image", path=root, fix="put images into imagesTr, labels into labelsTr")
-    rows = read_metadata(root)
     ending = file_ending(training[0].images[0])
     return SegmentationDataset(
         name=str(description.get("name") or root.resolve().name),
@@ -246,8 +245,8 @@ def _dataset(
         labels=table.labels,
         ignore_label=table.ignore_label,
         regions=table.regions,
-        training=tuple(replace(case, metadata=rows.get(case.id, {})) for case in training if case.label),
-        test=tuple(replace(case, metadata=rows.get(case.id, {})) for case in test),
+        training=tuple(case for case in training if case.label),
+        test=tuple(test),
         spatial_dims=2 if ending in IMAGE_ENDINGS else 3,
         file_ending=ending,
         synthetic=bool(description.get("synthetic", False)),

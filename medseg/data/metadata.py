@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from medseg.errors import BadDataset, UnreadableFile
+from medseg.data.case import Case
+from medseg.data.case_files import bare
+from medseg.errors import BadDataset, some
 
 TABLES = ("metadata.csv", "participants.tsv")
 CASE_COLUMNS = ("case", "case_id", "id", "participant_id")
+PATIENT_COLUMNS = ("patient", "patient_id", "subject", "subject_id")
+LABEL_COLUMNS = ("label", "mask", "segmentation")
+SPLIT_COLUMN = "split"
+IMAGE_COLUMN = re.compile(r"image(_\d{4})?")
+KNOWN_COLUMNS = {*CASE_COLUMNS, *PATIENT_COLUMNS, *LABEL_COLUMNS, SPLIT_COLUMN}
 
 
 def find_table(root: Path) -> Path | None:
@@ -16,25 +26,58 @@ def find_table(root: Path) -> Path | None:
     return next((root / name for name in TABLES if (root / name).is_file()), None)
 
 
-def read_metadata(root: Path) -> dict[str, dict[str, str]]:
-    """Case -> column -> value; empty without a table.
+def with_metadata(root: Path, *parts: Sequence[Case]) -> list[list[Case]]:
+    """Parts of a dataset, each case with its row of the table, if there is one.
 
     Raises:
-        BadDataset: the table has no column that names the case, or a case twice.
-        UnreadableFile: it is not UTF-8 text.
+        BadDataset: as `read_metadata`; or the table names none of the cases.
+    """
+    rows, ids = read_metadata(root), sorted(case.id for part in parts for case in part)
+    if rows and ids and not rows.keys() & set(ids):  # else its patients would be forgotten without a word
+        fix = "name the cases as their images, or rename the table"
+        raise BadDataset(f"it names none of the cases ({some(ids, 3)})", path=find_table(root), fix=fix)
+    return [[replace(case, metadata=rows.get(case.id, {})) for case in part] for part in parts]
+
+
+def read_metadata(root: Path) -> dict[str, dict[str, str]]:
+    """Case -> column -> value; empty without a table. A case is named with or without folder and ending.
+
+    Raises:
+        BadDataset: the table has no column that names the case, names a case twice, or is not UTF-8 text.
     """
     path = find_table(root)
     if path is None:
         return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UnreadableFile(f"is not a table: {error}", path=path, fix="save it as UTF-8 CSV") from None
+    rows = read_rows(path)
     key = next((name for name in CASE_COLUMNS if rows and name in rows[0]), None)
     if key is None:
         raise BadDataset(f"no column names the case (known: {', '.join(CASE_COLUMNS)})", path=path)
-    cases = {row[key]: {name: value or "" for name, value in row.items() if name} for row in rows}
-    if len(cases) < len(rows):
-        raise BadDataset(f"{len(rows)} rows name only {len(cases)} cases", path=path, fix="give each case one row")
-    return cases
+    found = {bare(row[key]): row for row in rows}
+    if len(found) < len(rows):
+        raise BadDataset(f"{len(rows)} rows name only {len(found)} cases", path=path, fix="give each case one row")
+    return found
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a table, cells stripped; separated by commas, semicolons or, in .tsv, tabs.
+
+    Columns that medseg knows may be written with capitals.
+
+    Raises:
+        BadDataset: not UTF-8 text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            file.seek(0)
+            comma = ";" if ";" in head and "," not in head else ","
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else comma)
+            return [{_column(name): (row[name] or "").strip() for name in reader.fieldnames or ()} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadDataset(f"is not a table in UTF-8: {error}", path=path, fix="export it as CSV (UTF-8)") from None
+
+
+def _column(name: str) -> str:
+    name = name.strip()
+    small = name.lower()
+    return small if small in KNOWN_COLUMNS or IMAGE_COLUMN.fullmatch(small) else name

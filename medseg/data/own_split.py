@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medseg.data.case import Case
-from medseg.data.case_list import SPLIT_COLUMN, side_of
+from medseg.data.case_files import bare
+from medseg.data.case_list import side_of
 from medseg.data.layouts import SIDE_NAMES, Layout, Side
-from medseg.data.metadata import find_table, read_metadata
+from medseg.data.metadata import SPLIT_COLUMN, find_table, with_metadata
 from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest, some
-from medseg.io import KNOWN_ENDINGS
 
 SPLIT_FIX = "correct the list, or set data.own_split=false"
 
@@ -21,11 +21,10 @@ def with_table(layout: Layout, root: Path) -> Layout:
     """The layout with the metadata of the folder's table, and the sides that its lists and that table name.
 
     Raises:
-        BadDataset, UnreadableFile: as `listed_sides` and `read_metadata`.
+        BadDataset, UnreadableFile: as `listed_sides` and `with_metadata`.
     """
-    rows = read_metadata(root)
-    cases = tuple(replace(case, metadata=rows.get(case.id, {})) for case in layout.cases)
-    return replace(layout, cases=cases, sides={**layout.sides, **listed_sides(root, cases)})
+    (cases,) = with_metadata(root, layout.cases)
+    return replace(layout, cases=tuple(cases), sides={**layout.sides, **listed_sides(root, cases)})
 
 
 def listed_sides(root: Path, cases: Sequence[Case]) -> dict[str, Side]:
@@ -61,7 +60,8 @@ def read_ids(file: Path, known: Iterable[str] | None) -> list[str]:
     except UnicodeDecodeError as error:
         raise UnreadableFile(f"is not text: {error}", path=file, fix="save it as UTF-8") from None
     there = set(known or ())
-    ids = [line if line in there else _bare(line) for line in lines if line and not line.startswith("#")]
+    ids = [line if line in there else bare(line) for line in lines if line and not line.startswith("#")]
+    ids = list(dict.fromkeys(ids))
     unknown = [] if known is None else [case for case in ids if case not in there]
     if unknown:
         hint = nearest(unknown[0], sorted(there)).partition(" (known")[0]
@@ -92,9 +92,3 @@ def matching(cases: Iterable[Case], pattern: str) -> list[Case]:
         like = f" (they are named like {cases[0].id})" if cases else ""
         raise UsageError(f"no case matches '{pattern}'{like}", fix="give a pattern as 'site_b_*'")
     return found
-
-
-def _bare(line: str) -> str:
-    name = Path(line).name
-    ending = next((ending for ending in KNOWN_ENDINGS if name.lower().endswith(ending)), "")
-    return name[: len(name) - len(ending)]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.case_files import stem
-from medseg.data.case_list import read_list, read_rows
+from medseg.data.case_list import read_list
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.findings import Finding, Repair
 from medseg.data.inspect_case import near_integers
 from medseg.data.landmark_files import FOLDERS, LAYOUT
 from medseg.data.landmark_files import TABLE as LANDMARK_TABLE
-from medseg.data.metadata import find_table
+from medseg.data.metadata import find_table, read_rows
 from medseg.errors import ResourceError, UsageError
 from medseg.io import Volume, read_geometry, read_json, read_labels, read_volume, write_json, write_labels, write_volume
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medseg.data.case import Case
 
 MAX_CLASSES = 256  # a label map with more is one of instances
+NEAR_255 = 240  # as JPEG of high quality leaves: no class is called so beside 255
 MAX_WITH_255 = 8  # values beside 255: more are the shades of a mask that was smoothed or saved as JPEG
 
 
@@ -39,17 +40,21 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
             are then found unknown.
 
     Raises:
-        BadDataset: no label map can be read, or they hold so many values that they number instances.
+        BadDataset: no label map can be read, all are empty, or they hold so many values that they number instances.
         BadLabels: values between 0 and 255 that come from smoothing or JPEG; 1 in some masks and 255 in others.
     """
     per_case: dict[str, Counter[int]] = {}
+    refused: MedsegError | None = None
     outcomes = map_cases(_label_values, cases, workers=choose_workers(workers, cases), title="find the classes")
     for case, values in outcomes:
-        if not isinstance(values, MedsegError):
+        if isinstance(values, MedsegError):
+            refused = refused or values
+        else:
             per_case[case.id] = values
     found = set(chain.from_iterable(per_case.values()))
     if not found:
-        raise BadDataset("no label map can be read", case=cases[0].id, path=cases[0].label)
+        why, fix = (refused.problem, refused.fix) if refused else ("", None)
+        raise BadDataset(f"no label map can be used: {why}", case=cases[0].id, path=cases[0].label, fix=fix)
     if len(found) > MAX_CLASSES:
         problem = f"the label maps hold {len(found)} values (at most {MAX_CLASSES}): they seem to number instances"
         fix = "write one number per class; if objects are numbered, set data.instances=true to take them as one class"
@@ -60,6 +65,9 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
             raise BadLabels(shades, path=cases[0].label.parent if cases[0].label else None, fix=fix)
         found = {0, 255}
     foreground = sorted(found - {0})
+    if not foreground:
+        problem = f"the label maps of all {len(cases)} cases are empty: there is nothing to learn"
+        raise BadDataset(problem, path=cases[0].label, fix="check that the masks were exported with their values")
     names = ["foreground"] if len(foreground) == 1 else [f"label_{value}" for value in foreground]
     return {"background": 0, **dict(zip(names, foreground, strict=True))}
 
@@ -75,9 +83,10 @@ def _label_values(case: Case) -> Counter[int]:
 
 
 def _shades(per_case: Mapping[str, Counter[int]], found: set[int]) -> str | None:
-    """Values that mean no classes: many beside 255, or 1 in some masks and 255 in the others."""
+    """Values that mean no classes: many beside 255, one close to it, or 1 in some masks and 255 in the others."""
     others = found - {0, 255}
-    if 255 not in found or not (len(others) > MAX_WITH_255 or _mixed(per_case, found)):
+    smoothed = len(others) > MAX_WITH_255 or any(NEAR_255 <= value < 255 for value in others)
+    if 255 not in found or not (smoothed or _mixed(per_case, found)):
         return None
     total = sum(per_case.values(), Counter[int]())
     often = sorted(others, key=lambda value: -total[value])

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medseg.data.dataset import Case, SegmentationDataset
-from medseg.data.metadata import TABLES, find_table
+from medseg.data.metadata import PATIENT_COLUMNS, TABLES, find_table
 from medseg.data.own_split import read_ids
 from medseg.errors import BadDataset, UsageError, nearest, some
 from medseg.io import read_json, write_json
 
 Split = dict[str, list[str]]
-PATIENT_COLUMNS = ("patient", "patient_id", "subject", "subject_id")
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +174,7 @@ def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:
     if path is None and not dataset.list_file:
         raise BadDataset(f"group_by={column} needs a table of the cases", path=dataset.root, fix=f"add {TABLES[0]}")
     columns = {name for case in dataset.training for name in case.metadata}
+    column = next((name for name in columns if name.lower() == column.lower()), column)
     if column not in columns:
         raise UsageError(f"the table has no column '{column}': {nearest(column, columns)}", path=path)
     missing = [case.id for case in dataset.training if not case.metadata.get(column)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from medseg.data.case import Case
 from medseg.data.case_files import CHANNEL
+from medseg.data.color import COLOR_FIX, checked_color, in_color
 from medseg.data.layouts import LABELS, find_layout
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan
@@ -30,7 +32,7 @@ def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
 
     Args:
         root: the folder.
-        leave_out: ids (file names without ending and channel number) that must not be used.
+        leave_out: ids (file names without ending, with or without channel number) that must not be used.
 
     Raises:
         BadDataset: fewer than two images are left.
@@ -46,7 +48,7 @@ def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
         ):
             continue
         name = inner.as_posix()[: -len(file_ending(file))]
-        if source_id(name) not in leave_out:
+        if not source_ids(name) & {*leave_out}:
             cases.append(Case(name, (file,)))
     return at_least_two(cases, root)
 
@@ -59,23 +61,25 @@ def at_least_two(cases: list[Case], root: Path) -> list[Case]:
     return cases
 
 
-def source_id(name: str) -> str:
-    """The id by which a dataset knows an image: its file name without folders and channel number."""
+def source_ids(name: str) -> set[str]:
+    """The ids by which a dataset may know an image: its file name without folders, and without channel number."""
     last = name.rpartition("/")[2]
     match = CHANNEL.fullmatch(last)
-    return match["case"] if match else last
+    return {last, match["case"]} if match else {last}
 
 
 def plan_images(
-    cases: Sequence[Case], name: str, *, workers: int | None, device: str, given: Mapping[str, Any]
+    cases: Sequence[Case], name: str, *, workers: int | None, device: str, given: Mapping[str, Any], color: str = "keep"
 ) -> Plan:
     """Read every image once and plan the views: their size and the network's strides by training's rules, z-scores.
 
     Raises:
         InputRefused: an image that cannot be read, is not 2D, or has other channels than the first.
+        UsageError: an unknown color.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for case, shape in map_cases(_shape, cases, workers=choose_workers(workers, cases), title="read images"):
+    shape_of = partial(_shape, color=checked_color(color))
+    for case, shape in map_cases(shape_of, cases, workers=choose_workers(workers, cases), title="read images"):
         if isinstance(shape, MedsegError):
             raise shape
         shapes[case.id] = shape
@@ -83,7 +87,7 @@ def plan_images(
     for case in cases:
         if shapes[case.id][0] != channels:
             problem = f"has {shapes[case.id][0]} channel(s) ({cases[0].images[0].name} has {channels})"
-            raise InputRefused(problem, case=case.id, path=case.images[0], fix="convert the images to one kind")
+            raise InputRefused(problem, case=case.id, path=case.images[0], fix=COLOR_FIX)
     spacing, wanted = (1.0, 1.0), {key: value for key, value in given.items() if value is not None}
     median = np.median([shape[1:] for shape in shapes.values()], axis=0)
     network, reasons = choose_network(median, spacing, None, device, wanted)
@@ -99,13 +103,14 @@ def plan_images(
         mirror_axes=(0, 1),
         mirror_swaps={},
         reasons=reasons,
+        color=color,
         **network,
     )
     return plan.override(**wanted)
 
 
-def _shape(case: Case) -> tuple[int, ...]:
-    volume = read_channels(case.images, case=case.id)
+def _shape(case: Case, color: str) -> tuple[int, ...]:
+    volume = in_color(read_channels(case.images, case=case.id), color)
     if volume.ndim != 2:
         raise InputRefused("is a volume (pretraining takes 2D images)", path=case.images[0])
     return volume.array.shape

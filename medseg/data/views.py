@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from medseg.data.augment2d import seeded
+from medseg.data.color import in_color
 from medseg.data.dataset import Case
 from medseg.data.normalize import normalize
 from medseg.data.plan import Plan
@@ -60,7 +61,7 @@ class ViewDataset(Dataset[Sample]):
         turn, batch = divmod(batch, len(self.ids) // self.batch_size)
         case_id = case_in_turn(self.ids, self.seed, turn * len(self.ids) + batch * self.batch_size + place)
         self.announce(case_id)
-        image = read_channels(self.cases[case_id].images, case=case_id).array
+        image = in_color(read_channels(self.cases[case_id].images, case=case_id), self.plan.color).array
         if len(image) != len(self.plan.channel_names) or image.ndim != 3:
             expected = f"2D with {len(self.plan.channel_names)} channels"
             raise InputRefused(f"the image is {image.ndim - 1}D with {len(image)} (expected {expected})", case=case_id)
@@ -90,7 +91,7 @@ def view_steps(settings: Mapping[str, Any], size: Sequence[int], channels: int) 
             raise UsageError(f"views has {'no' if key not in KEYS else 'to set'} '{key}': {nearest(key, KEYS)}")
     s = settings
     steps: list[Any] = [
-        A.RandomResizedCrop(tuple(size), scale=tuple(s["crop"]), ratio=(1.0, 1.0)),
+        A.RandomResizedCrop(tuple(size), scale=tuple(s["crop"]), ratio=(size[1] / size[0],) * 2),
         A.HorizontalFlip(p=s["horizontal_flip"]),
         A.VerticalFlip(p=s["vertical_flip"]),
         A.Rotate(limit=s["rotation_degrees"], border_mode=cv2.BORDER_REFLECT, p=s["rotation"]),

@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from medseg.data.case_files import group_images, image_files, label_files
-from medseg.data.case_list import LABEL_COLUMNS, LIST_ENDINGS, read_list, read_rows
+from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.dataset import Case, open_dataset
 from medseg.data.layouts import Layout, find_layout
+from medseg.data.metadata import LABEL_COLUMNS, read_rows
 from medseg.data.own_split import with_table
 from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UnreadableFile, UsageError
 from medseg.io import (

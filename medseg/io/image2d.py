@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ORIENTATION = 274  # the EXIF tag
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 _GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
 _DEEP = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # beginnings of Pillow's raw modes with two bytes a number
@@ -133,22 +134,35 @@ def _deep_pixels(path: Path) -> np.ndarray:
 
 def _readable(picture: Image, labels: bool) -> Image:
     """The picture in a mode whose numbers are those of the file, grey or RGB."""
-    if picture.mode in _GREY or (labels and picture.mode == "P"):
+    if picture.mode in _GREY or (labels and picture.mode == "P" and not _is_grey_palette(picture)):
         return picture
     return picture.convert("L" if picture.mode in ("LA", "La") else "RGB")
 
 
+def _is_grey_palette(picture: Image) -> bool:
+    """Whether the palette, up to what is used of it, is of greys that do not rise with the index.
+
+    Then the grey is what is meant: Pillow writes the palette of a black and white mask with white first.
+    """
+    last = max((index for _, index in picture.getcolors(256) or ()), default=0)
+    entries = np.reshape(picture.getpalette("RGB") or [], (-1, 3))[: last + 1]
+    return bool((entries == entries[:, :1]).all() and (np.diff(entries[:, 0].astype(int)) < 0).any())
+
+
 def _tell_dropped(picture: Image, path: Path) -> None:
-    """Colours under transparent pixels may never have been seen by anyone: say that they are used."""
+    """Say what a viewer shows otherwise: colours under transparent pixels, and pictures turned by EXIF."""
     alpha = picture.getchannel("A") if "A" in picture.getbands() else None
     low, high = alpha.getextrema() if alpha else (255, 255)
     if low != high:
         logger.warning("%s: its transparency is dropped, and is not the same everywhere (%s to %s)", path, low, high)
+    if (turned := picture.getexif().get(ORIENTATION, 1)) != 1:  # a mask drawn on the turned picture would not fit
+        logger.warning("%s: EXIF orientation %s is not applied: pixels are used as they are stored", path, turned)
 
 
 def _one_channel(array: np.ndarray) -> np.ndarray:
     if not (array == array[:1]).all():
-        raise BadLabels("is a colour picture (expected one number per pixel)", fix="write label numbers in grey")
+        fix = "write label numbers in grey, or state in dataset.json what each colour is"
+        raise BadLabels("is a colour picture (expected one number per pixel)", fix=fix)
     return array[:1]
 
 

@@ -104,7 +104,8 @@ def choose_images(cfg: Config, profile: DeviceProfile) -> tuple[list[Case], Plan
     given = dict(cfg["plan"])
     if given.pop("file", None):
         return cases, Plan.load(cfg["plan"]["file"]).override(**given)
-    return cases, plan_images(cases, data["name"], workers=data["workers"], device=profile.device.type, given=given)
+    choices = {"workers": data["workers"], "color": data["color"], "device": profile.device.type}
+    return cases, plan_images(cases, data["name"], given=given, **choices)
 
 
 def one_fold(cfg: Config) -> int:

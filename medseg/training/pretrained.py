@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.data.unlabelled import source_id
+from medseg.data.unlabelled import source_ids
 from medseg.errors import UnreadableFile, UsageError, some
 from medseg.io import load_model, save_model
 
@@ -62,7 +62,7 @@ class PretrainedEncoder:
 
     def warn_of_overlap(self, validation: Sequence[str]) -> None:
         """Say so when pretraining has seen images that will validate."""
-        seen = {source_id(case) for case in self.cases} & set(validation)
+        seen = set[str]().union(*map(source_ids, self.cases)) & set(validation)
         if seen:
             print(
                 f"medseg: warning: pretraining has seen {len(seen)} of the {len(validation)} validation images, e.g. "

@@ -11,6 +11,7 @@ from medseg.data.dataset import keep_apart, open_dataset
 from medseg.data.fingerprint import make_fingerprint
 from medseg.data.splits import make_splits
 from medseg.errors import BadDataset, BadLabels, InputRefused, UsageError
+from medseg.inference.inputs import find_cases
 from medseg.io import LabelCoding, read_labels
 
 
@@ -283,3 +284,95 @@ def test_real_folders(name, shared_data):
 def test_instances_of_nuclei_need_a_choice(shared_data):
     with pytest.raises(BadDataset, match=r"data\.instances=true"):
         open_dataset(shared_data / "dsb2018_nuclei")
+
+
+def test_a_name_on_two_sides_is_refused(tmp_path):
+    folder(tmp_path / "train", 6)
+    folder(tmp_path / "test", 2)
+    with pytest.raises(BadDataset, match="two cases are called 'c0', one of train and one of test"):
+        open_dataset(tmp_path)
+
+
+def test_numbered_pictures_without_masks_are_cases_each(tmp_path):
+    for number in range(6):
+        picture(tmp_path / "train" / "images" / f"img_{number:04}.png", number)
+        mask(tmp_path / "train" / "masks" / f"img_{number:04}.png")
+        picture(tmp_path / "test" / "images" / f"img_{number + 6:04}.png", number)
+    dataset = open_dataset(tmp_path)
+    assert ids(dataset.test) == [f"img_{number:04}" for number in range(6, 12)]
+    assert [case.id for case in find_cases(tmp_path / "test" / "images", 3)] == ids(dataset.test)
+    (tmp_path / "train" / "masks" / "img_0003.png").unlink()
+    with pytest.raises(BadDataset, match=r"1 image\(s\) have no mask: img_0003"):
+        open_dataset(tmp_path)
+
+
+def test_channels_of_test_images_follow_those_of_training(tmp_path):
+    for side in ("train", "test"):
+        for channel in range(2):
+            picture(tmp_path / side / "images" / f"{side}_{channel:04}.png", channel, "L")
+    mask(tmp_path / "train" / "masks" / "train.png")
+    dataset = open_dataset(tmp_path)
+    assert (ids(dataset.test), len(dataset.test[0].images)) == (["test"], 2)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("id,patient\n{}.png,{}\n", "patient"),
+        ("Case;Patient_ID\n{} ; {} \n", "Patient_ID"),
+        ("case, Patient\nimages/{}.png,{}\n", "patient"),
+    ],
+)
+def test_patients_of_the_table_are_found_however_it_is_written(tmp_path, table, column):
+    head, row = table.splitlines()
+    rows = [row.format(f"c{number}", f"p{number // 2}") for number in range(6)]
+    (folder(tmp_path) / "metadata.csv").write_text("\n".join([head, *rows]))
+    dataset = open_dataset(tmp_path)
+    with pytest.raises(BadDataset, match="trains and validates on the same"):
+        make_splits(dataset, folds=3)
+    for split in make_splits(dataset, folds=3, group_by=column):
+        assert not {name[1] for name in split["train"]} & {str(int(name[1]) ^ 1) for name in split["val"]}
+
+
+def test_a_table_of_other_cases_is_refused(tmp_path):
+    (folder(tmp_path, 2) / "metadata.csv").write_text("case,patient\nx,1\n")
+    with pytest.raises(BadDataset, match=r"metadata.csv: it names none of the cases \(c0, c1\)"):
+        open_dataset(tmp_path)
+
+
+def test_a_diagnosis_called_label_is_no_mask(tmp_path):
+    folder(tmp_path, 2)
+    rows = "".join(f"images/c{n}.png,masks/c{n}.png,melanoma\n" for n in range(2))
+    (tmp_path / "list.csv").write_text(f"Image,Mask,label\n{rows}")
+    dataset = open_dataset(tmp_path / "list.csv")
+    assert [case.label.parent.name for case in dataset.training] == ["masks", "masks"]
+    assert dataset.training[0].metadata["label"] == "melanoma"
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    picture(folder(tmp_path, 2) / "images" / "c1.jpg")
+    with pytest.raises(BadDataset, match=r"c1.jpg and c1.png are one image by their names"):
+        open_dataset(tmp_path)
+
+
+def test_masks_of_high_jpeg_quality_are_no_classes(tmp_path):
+    for number in range(2):
+        picture(tmp_path / "images" / f"c{number}.png", number)
+        rows, columns = np.ogrid[:48, :48]
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        disc = ((rows - 24) ** 2 + (columns - 24) ** 2 < 200).astype(np.uint8) * 255
+        Image.fromarray(disc).save(tmp_path / "masks" / f"c{number}.jpg", quality=100)
+    with pytest.raises(BadLabels, match="beside 0 and 255 the masks hold"):
+        open_dataset(tmp_path)
+
+
+def test_masks_without_foreground_are_refused(tmp_path):
+    with pytest.raises(BadDataset, match="label maps of all 2 cases are empty"):
+        open_dataset(folder(tmp_path, 2, values=(0,)))
+
+
+def test_colour_masks_without_a_map_say_why(tmp_path):
+    folder(tmp_path, 1)
+    coloured(tmp_path / "masks" / "c0.png", (255, 0, 0))
+    with pytest.raises(BadDataset, match=r"is a colour picture .* state in dataset.json what each colour is"):
+        open_dataset(tmp_path)

@@ -69,6 +69,24 @@ def test_labels_come_back_exactly(tmp_path: Path, ending: str, highest: int) -> 
     np.testing.assert_array_equal(read_labels(tmp_path / f"a{ending}").array[0], labels)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_palette_that_has_white_first_gives_its_greys_as_labels(tmp_path: Path, full: bool) -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, 4:] = 0 if full else 255
+    picture = Image.fromarray((mask == 0).astype(np.uint8), mode="P")  # index 1 is black
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png").array[0], mask)
+
+
+def test_a_picture_turned_by_exif_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(GREY, mode="L").save(tmp_path / "a.jpg", exif=exif)
+    read_volume(tmp_path / "a.jpg")
+    assert "EXIF orientation 6 is not applied" in caplog.text
+
+
 def test_a_palette_gives_indices_as_labels_and_colours_as_image(tmp_path: Path) -> None:
     picture = Image.fromarray(GREY % 3, mode="L").convert("P")
     picture.putdata((GREY % 3).ravel().tolist())

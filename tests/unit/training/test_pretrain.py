@@ -16,9 +16,10 @@ from PIL import Image
 
 from medseg.cli import main
 from medseg.compose import compose
+from medseg.data.augment2d import seeded
 from medseg.data.dataset import open_dataset
 from medseg.data.splits import limit_training
-from medseg.data.unlabelled import find_images, source_id
+from medseg.data.unlabelled import find_images
 from medseg.data.views import ViewDataset, view_steps
 from medseg.errors import BadDataset, InputRefused, UnreadableFile, UsageError
 from medseg.io import load_model, read_json
@@ -101,8 +102,39 @@ def test_a_split_file_keeps_its_validation_images_out_of_a_folder(tmp_path) -> N
     for fold, left_out in ((0, {"p01", "p04"}), (1, {"p00"})):
         cfg = compose("pretrain", [*more, f"fold={fold}", "plan.strides=[[1,1],[2,2]]"])
         cases, plan = choose_images(cfg, make_profile(cfg["trainer"]))
-        assert {source_id(case.id) for case in cases} == {f"p{n:02}" for n in range(6)} - left_out
+        assert {case.id.rpartition("/")[2] for case in cases} == {f"p{n:02}" for n in range(6)} - left_out
         assert (plan.channel_names, plan.patch_size) == (("R", "G", "B"), (32, 32))
+
+
+def test_numbered_images_that_validate_are_left_out(tmp_path) -> None:
+    pictures(tmp_path / "all", 4)
+    for file in list((tmp_path / "all").iterdir()):
+        file.rename(file.with_name(f"img_00{file.name[1:]}"))
+    (tmp_path / "val.txt").write_text("img_0002\nimg_0003.png\n")
+    cfg = compose("pretrain", [f"data={tmp_path / 'all'}", f"data.split_file={tmp_path / 'val.txt'}"])
+    assert [case.id for case in choose_images(cfg, make_profile(cfg["trainer"]))[0]] == ["img_0000", "img_0001"]
+
+
+def test_grey_and_colour_images_are_brought_together_by_choice(tmp_path) -> None:
+    pictures(tmp_path, 3)
+    Image.open(tmp_path / "p00.png").convert("L").save(tmp_path / "p00.png")
+    words = [f"data={tmp_path}", "plan.patch_size=[32,32]", "plan.strides=[[1,1],[2,2]]"]
+    cfg = compose("pretrain", words)
+    with pytest.raises(InputRefused, match=r"has 3 channel.*data.color=rgb"):
+        choose_images(cfg, make_profile(cfg["trainer"]))
+    cfg = compose("pretrain", [*words, "data.color=rgb"])
+    cases, plan = choose_images(cfg, make_profile(cfg["trainer"]))
+    views = ViewDataset(cases, plan, cfg["views"], batch_size=3)
+    assert [tuple(views[index]["image"].shape) for index in range(3)] == [(2, 3, 32, 32)] * 3
+
+
+def test_views_that_are_no_square_keep_the_shape_of_things() -> None:
+    views = {**VIEWS, "crop": [1, 1]}
+    views |= dict.fromkeys(("horizontal_flip", "vertical_flip", "rotation", "jitter", "gray", "blur", "solarize"), 0)
+    rows, columns = np.ogrid[:96, :192]
+    disc = ((rows - 48) ** 2 + (columns - 96) ** 2 < 900).astype(np.float32)[..., None]
+    seen = seeded(view_steps(views, (48, 96), 1), 0)(image=disc)["image"].reshape(48, 96) > 0.5
+    assert abs(np.ptp(np.nonzero(seen)[0]) - np.ptp(np.nonzero(seen)[1])) <= 1
 
 
 def test_fine_tuning_starts_from_exactly_these_weights(pretrained, words, tmp_path, capsys) -> None:
