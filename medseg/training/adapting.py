@@ -21,6 +21,7 @@ from medseg.evaluation import CaseFiles, Evaluator
 from medseg.inference import Predictor, predict_cases
 from medseg.io import find_adapter, load_model, model_fingerprint, save_adapter, write_json
 from medseg.models import create_model
+from medseg.models.slices import with_slices, without_slices
 from medseg.targets import build_target
 from medseg.training.callbacks import Validation
 from medseg.training.fitting import Config, train
@@ -102,10 +103,10 @@ def fit_part(
     count, total = sum(sizes[name] for name in trained), sum(sizes.values())
     print(f"medseg: {cfg['method']} trains {count:,} of {total:,} parameters on {len(ids)} cases", flush=True)
     plan, profile = Plan.from_dict(description["plan"]), make_profile(cfg["trainer"])
-    task = make_task(cfg, network, build_target(description["target"]), profile)
+    task = make_task(cfg, with_slices(network, plan.slice_axis), build_target(description["target"]), profile)
     data = make_data(cfg, prepared, plan, ids, task.target, profile)
     facts = train(cfg["trainer"], run, task, data, (), run.newest_checkpoint(cfg["resume"]))
-    changed = changed_state(task.final_network.cpu(), state)
+    changed = changed_state(without_slices(task.final_network).cpu(), state)
     return changed, skips, {**facts, "trained_parameters": count, "parameters": total}
 
 
@@ -119,10 +120,9 @@ def fit_scales(
     ids: Sequence[str],
 ) -> Found:
     """Choose the factors of the skips by the Dice of the labelled cases; nothing is trained."""
-    profile = make_profile(cfg["trainer"])
-    task = make_task(
-        {**cfg, "trainer": {**cfg["trainer"], "ema": 0}}, network, build_target(description["target"]), profile
-    )
+    profile, whole = make_profile(cfg["trainer"]), with_slices(network, Plan.from_dict(description["plan"]).slice_axis)
+    plain = {**cfg, "trainer": {**cfg["trainer"], "ema": 0}}
+    task = make_task(plain, whole, build_target(description["target"]), profile)
     judge = Validation(prepared, ids, run, description, cfg["trainer"])
     scores = cfg["skip_scale"]
     found = calibrate(

@@ -30,6 +30,12 @@ def base(words, tmp_path_factory):
     return fit(compose("train", [*words, *PLAN, f"run_dir={run}", "trainer.max_epochs=2"]))
 
 
+@pytest.fixture(scope="module")
+def sliced_base(words, tmp_path_factory):
+    settings = ["data.slices=axial", "model.base_channels=4", "plan.batch_size=2", "trainer.max_epochs=1"]
+    return fit(compose("train", [*words, *settings, f"run_dir={tmp_path_factory.mktemp('sliced') / 'run'}"]))
+
+
 def adapted(words, base, run, *more: str):
     return adapt(compose("adapt", [*words, f"model={base}", f"run_dir={run}", "trainer.max_epochs=1", *more]))
 
@@ -79,6 +85,14 @@ def test_scales_are_chosen_without_training_and_never_hurt(words, base, tmp_path
     assert facts["after"] >= facts["before"]
     network = Predictor.from_pretrained(run).members[0].network
     assert [part.factor for part in network.skips.edits[0].values()] == factors
+
+
+@pytest.mark.parametrize("method", ["skip_tuner", "skip_scale"])
+def test_a_base_trained_on_slices_is_adapted(words, sliced_base, tmp_path, method) -> None:
+    run = adapted(words, sliced_base, tmp_path, f"method={method}", "skip_scale.grid=[0.5]")
+    state = load_adapter(run)[0]
+    assert all(name.startswith("skips.") for name in state), "the names are those of the network inside"
+    assert Predictor.from_pretrained(run)
 
 
 def test_an_adapter_of_another_base_is_refused_with_code_2(words, base, tmp_path, tiny_phantoms, capsys) -> None:
