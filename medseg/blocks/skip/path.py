@@ -71,6 +71,7 @@ class SkipPath(nn.Module):
         self.conditions: Mapping[str, Tensor] = {}
         self.step: Any = None
         self.attached: Any = None  # what `medseg.blocks.skip.attach.attach_skips` added
+        self.calibrated: int | None = None  # which edit `medseg.blocks.skip.scale.calibrate` added
         self.pyramid, self.edits, self.merges = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
         self.pyramid_levels: list[list[int]] = []
         parts = skip_settings(settings)
