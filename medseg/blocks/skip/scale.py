@@ -173,7 +173,7 @@ def calibrated_factors(path: SkipPath) -> list[float] | None:
     """The factors that a calibration set, finest first; None before the first one."""
     if path.calibrated is None:
         return None
-    own = {path.sites[name].level: part.factor for name, part in _calibrated(path).items()}
+    own = {path.sites[name].level: float(part.factor) for name, part in _calibrated(path).items()}
     return [own.get(level, 1.0) for level in range(path.num_levels)]
 
 
