@@ -40,6 +40,8 @@ class NamedEncoder(nn.Module):
         if family not in BACKBONES:
             raise UsageError(f"unknown encoder family '{family}': {nearest(family, BACKBONES)}")
         self.backbone, channels, reductions = BACKBONES[family](variant, spatial_dims, in_channels)
+        # timm says so; sizes cannot, as height and channels may be equal.
+        self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.stem = nn.Sequential(
             ConvNormAct(spatial_dims, in_channels, base_channels, **layers),
             ConvNormAct(spatial_dims, base_channels, base_channels, **layers),
@@ -52,10 +54,7 @@ class NamedEncoder(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """image (B, in_channels, *S) -> features, finest first, each (B, C_i, *S_i)."""
         features = self.backbone(image)
-        last_axis = [
-            x.movedim(-1, 1) if x.shape[1] != c else x for x, c in zip(features, self.channels[1:], strict=True)
-        ]
-        return [self.stem(image), *last_axis]
+        return [self.stem(image), *(x.movedim(-1, 1) if self.channels_last else x for x in features)]
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Weights of the whole classifier for a timm backbone, as timm publishes them.

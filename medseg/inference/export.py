@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from medseg.device import choose_profile
 from medseg.errors import UsageError, nearest
 from medseg.inference.export_bundle import write_bundle
-from medseg.inference.member import Member, load_member, model_folders
+from medseg.inference.member import Member, load_adapted, load_member, model_folders
 from medseg.inference.onnx_network import OnnxNetwork
-from medseg.io import holds_onnx, load_model, save_onnx
+from medseg.io import holds_onnx, save_onnx
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the largest logit, and of 1 where they are smaller
@@ -31,7 +31,7 @@ def export_model(model: str | Path, output: str | Path, format: str = "onnx") ->
     ``"monai"``: a MONAI bundle, see `medseg.inference.export_bundle.write_bundle`.
 
     Args:
-        model: model folder, or the folder of a run with several folds.
+        model: model folder, an adapter whose base is there, or the folder of a run with several folds.
         output: folder to write; of several folds, with a folder for each.
         format: ``"onnx"`` or ``"monai"``.
 
@@ -121,7 +121,7 @@ def to_onnx(network: nn.Module, images: Tensor) -> bytes:
 
 def _load(source: Path) -> tuple[Member, dict[str, Any]]:
     member = load_member(source, choose_profile("cpu", "fp32", channels_last=False))
-    return member, load_model(source)[1]
+    return member, load_adapted(source)[1]
 
 
 def _windows(member: Member) -> list[Tensor]:

@@ -99,13 +99,9 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
         UnreadableFile: the weights are not those of the model that the folder names.
         UsageError: the adapter is of another model.
     """
-    if adapter is None and find_adapter(folder):
-        folder, adapter = base_of(folder), folder
     if holds_onnx(folder) and adapter is None:
         return _load_onnx_member(folder, profile)
-    state, description = load_model(folder)
-    if adapter is not None:
-        state, description = adapted(folder, state, description, adapter)
+    state, description = load_adapted(folder, adapter)
     plan, target = _described(description, folder)
     network = create_model(**description["model"])
     try:
@@ -116,6 +112,14 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
     network = profile.place(with_slices(network, plan.slice_axis).eval())
     operations, window_bytes = description.get("postprocessing", ()), _window_bytes(description, folder, profile)
     return Member(network, plan, target, profile, tuple(operations), window_bytes)
+
+
+def load_adapted(folder: Path, adapter: str | Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State and description of a model with its adapter, if any; arguments and errors as `load_member`."""
+    if adapter is None and find_adapter(folder):
+        folder, adapter = base_of(folder), folder
+    state, description = load_model(folder)
+    return (state, description) if adapter is None else adapted(folder, state, description, adapter)
 
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.errors import UnreadableFile, UsageError
 from medseg.io.model_folder import DESCRIPTION, WEIGHTS, read_model, tensors_from, write_model
+from medseg.io.onnx_folder import ONNX
 from medseg.io.sidecar import read_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ ADAPTER = "adapter.safetensors"
 
 
 def find_adapter(folder: str | Path) -> Path | None:
-    """The adapter folder that this is, or that a run of ``medseg adapt`` holds; None where there is none."""
+    """The adapter folder that this is, or that a run of ``medseg adapt`` holds; None where there is none.
+
+    A model's own folder is that model, also where an adapter was put beside its weights.
+    """
+    if any((Path(folder) / weights).is_file() for weights in (WEIGHTS, ONNX)):
+        return None
     for path in (Path(folder), Path(folder) / "adapter"):
         if (path / ADAPTER).is_file():
             return path

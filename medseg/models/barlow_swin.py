@@ -88,13 +88,14 @@ class BarlowSwin(nn.Module):
         widths = [embed_dim * 2**i for i in range(len(depths))]
         above = [widths[-1], *decoder_channels]  # of the decoder features that come up to each level, lowest first
         sites = {str(i): SkipSite(i, widths[i], above[levels - EXTRA_LEVELS - 1 - i]) for i in range(len(depths) - 1)}
-        self.skips = SkipPath(skips, spatial_dims=2, channels=widths, sites=sites)
-        merged = [self.skips.out_channels[name] for name in reversed(sites)] + above[len(sites) : -1]
+        path = SkipPath(skips, spatial_dims=2, channels=widths, sites=sites)
+        merged = [path.out_channels[name] for name in reversed(sites)] + above[len(sites) : -1]
         self.decoder = nn.ModuleList(map(DecoderBlock, merged, decoder_channels, [dropout] * levels))
         self.head = nn.Sequential(Pointwise(decoder_channels[-1], out_channels))
         if head_norm:
             self.head.append(keras_norm(out_channels))
         self.apply(_glorot)
+        self.skips = path  # after the initialisation: its parts start as they need to
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, in_channels, H, W), H and W multiples of `divisor` -> logits (B, out_channels, H, W)."""

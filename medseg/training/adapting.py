@@ -16,12 +16,14 @@ from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
-from medseg.errors import BadDataset, UsageError, nearest
+from medseg.errors import UsageError, nearest
 from medseg.evaluation import CaseFiles, Evaluator
 from medseg.inference import Predictor, predict_cases
-from medseg.io import find_adapter, load_model, model_fingerprint, save_adapter, write_json
+from medseg.io import load_model, model_fingerprint, save_adapter, write_json
 from medseg.models import create_model
+from medseg.models.slices import with_slices, without_slices
 from medseg.targets import build_target
+from medseg.training.adapt_checks import check_request, check_resumed, check_site
 from medseg.training.callbacks import Validation
 from medseg.training.fitting import Config, train
 from medseg.training.run_folder import RunFolder
@@ -56,11 +58,14 @@ def adapt(cfg: Config) -> Path:
     method, base = cfg["method"], Path(cfg["model"]).resolve()
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
-    if find_adapter(base):
-        raise UsageError("is an adapter itself", path=base, fix="give the model that it was made of")
+    check_request(cfg, base)
     state, description = load_model(base)
+    fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
     run = RunFolder(cfg["run_dir"])
     with run.lock():
+        checkpoint = run.newest_checkpoint(cfg["resume"])
+        if checkpoint:
+            check_resumed(cfg, run)
         write_json(run.config, dict(cfg))
         dataset, plan = resolve_dataset(cfg["data"]), Plan.from_dict(description["plan"])
         check_site(dataset, plan)
@@ -71,10 +76,13 @@ def adapt(cfg: Config) -> Path:
         pl.seed_everything(cfg["seed"], verbose=False)
         network = create_model(**description["model"])
         network.load_state_dict(state)
-        fitter = fit_scales if method == "skip_scale" else fit_part
-        found = fitter(cfg, run, network, state, {**description, "plan": plan.to_dict()}, prepared, split["train"])
+        described = {**description, "plan": plan.to_dict()}
+        if method == "skip_scale":
+            found = fit_scales(cfg, run, network, described, prepared, split["train"])
+        else:
+            found = fit_part(cfg, run, network, state, described, prepared, split["train"], checkpoint)
         facts = {"dataset": dataset.name, "seed": cfg["seed"], "cases": len(split["train"]), **found[2]}
-        origin = {"path": str(base), "fingerprint": model_fingerprint(base), "model": description["model"]["name"]}
+        origin = {"path": str(base), "fingerprint": fingerprint, "model": description["model"]["name"]}
         save_adapter(
             run.path / "adapter", found[0], {"base": origin, "method": method, "skips": found[1], "training": facts}
         )
@@ -93,19 +101,20 @@ def fit_part(
     description: Mapping[str, Any],
     prepared: PreparedDataset,
     ids: Sequence[str],
+    checkpoint: Path | None,
 ) -> Found:
     """Train what the method names, with the training's own machinery."""
     skips, part = METHODS[cfg["method"]]
-    skips = dict(cfg["skips"]) if cfg["skips"] else skips
+    skips = cfg["skips"] or skips
     trained = attach_skips(network, skips, train=cfg["train"] or part)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     count, total = sum(sizes[name] for name in trained), sum(sizes.values())
     print(f"medseg: {cfg['method']} trains {count:,} of {total:,} parameters on {len(ids)} cases", flush=True)
     plan, profile = Plan.from_dict(description["plan"]), make_profile(cfg["trainer"])
-    task = make_task(cfg, network, build_target(description["target"]), profile)
+    task = make_task(cfg, with_slices(network, plan.slice_axis), build_target(description["target"]), profile)
     data = make_data(cfg, prepared, plan, ids, task.target, profile)
-    facts = train(cfg["trainer"], run, task, data, (), run.newest_checkpoint(cfg["resume"]))
-    changed = changed_state(task.final_network.cpu(), state)
+    facts = train(cfg["trainer"], run, task, data, (), checkpoint)
+    changed = changed_state(without_slices(task.final_network).cpu(), state)
     return changed, skips, {**facts, "trained_parameters": count, "parameters": total}
 
 
@@ -113,16 +122,14 @@ def fit_scales(
     cfg: Config,
     run: RunFolder,
     network: nn.Module,
-    state: Mapping[str, Tensor],
     description: Mapping[str, Any],
     prepared: PreparedDataset,
     ids: Sequence[str],
 ) -> Found:
     """Choose the factors of the skips by the Dice of the labelled cases; nothing is trained."""
-    profile = make_profile(cfg["trainer"])
-    task = make_task(
-        {**cfg, "trainer": {**cfg["trainer"], "ema": 0}}, network, build_target(description["target"]), profile
-    )
+    profile, whole = make_profile(cfg["trainer"]), with_slices(network, Plan.from_dict(description["plan"]).slice_axis)
+    plain = {**cfg, "trainer": {**cfg["trainer"], "ema": 0}}
+    task = make_task(plain, whole, build_target(description["target"]), profile)
     judge = Validation(prepared, ids, run, description, cfg["trainer"])
     scores = cfg["skip_scale"]
     found = calibrate(
@@ -136,20 +143,6 @@ def fit_scales(
     total = sum(parameter.numel() for parameter in network.parameters())
     facts = {"before": found.before, "after": found.after, "trained_parameters": 0, "parameters": total}
     return {}, {"edit": [{"name": "scale", "per_level": list(found.per_level)}]}, facts
-
-
-def check_site(dataset: SegmentationDataset, plan: Plan) -> None:
-    """Refuse a dataset whose labels, channels or dimensions are not the model's."""
-    pairs = {
-        "labels": (dict(dataset.labels), dict(plan.labels)),
-        "channels": (len(dataset.channel_names), len(plan.channel_names)),
-        "spatial_dims": (dataset.spatial_dims, plan.spatial_dims),
-    }
-    for name, (own, wanted) in pairs.items():
-        if own != wanted:
-            raise BadDataset(
-                f"{name} are {own} (the model has {wanted})", path=dataset.root, fix="use data of the task"
-            )
 
 
 def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: SegmentationDataset, ids: Sequence[str]) -> None:

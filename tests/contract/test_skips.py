@@ -116,6 +116,16 @@ def test_neutral_and_detach_laws(host: str, spatial_dims: int, role: str, part: 
 
 
 @pytest.mark.parametrize(("host", "spatial_dims"), HOSTS)
+def test_neutral_law_holds_for_parts_that_a_host_is_built_with(host: str, spatial_dims: int) -> None:
+    plain = create_model(host, **tiny_arguments(host, spatial_dims)).eval()
+    parts = {"edit": ["sc_tuner"], "pyramid": ["spatial_context"]}
+    built = create_model(host, **tiny_arguments(host, spatial_dims), skips=parts).eval()
+    built.load_state_dict(plain.state_dict(), strict=False)
+    image = image_for(plain)
+    assert torch.equal(logits(built, image), logits(plain, image))
+
+
+@pytest.mark.parametrize(("host", "spatial_dims"), HOSTS)
 def test_chain_law_edits_compose_in_order_and_scales_multiply(host: str, spatial_dims: int) -> None:
     levels = build(host, spatial_dims).skips.num_levels
     falling = [2.0**-level for level in range(levels)]  # powers of two multiply exactly

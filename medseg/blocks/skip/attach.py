@@ -76,8 +76,10 @@ def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str 
 
 
 def detach_skips(model: nn.Module) -> None:
-    """Remove what `attach_skips` attached and restore the weights that were trained; nothing attached: do nothing."""
+    """Remove what `attach_skips` and `calibrate_skips` added, and restore the weights that were trained."""
     path, attached = skip_path(model), attachment(model)
+    if path.calibrated is not None:  # the host's own edits are before it, those attached before or after it
+        _shorten(path, len(path.pyramid), path.calibrated)
     if attached is None:
         return
     _shorten(path, attached.pyramid, attached.edits)
@@ -109,8 +111,9 @@ def add_settings(settings: SkipSettings, more: SkipSettings) -> dict[str, Any]:
 
 def _shorten(path: SkipPath, pyramid: int, edits: int) -> None:
     """Keep the first so many pyramid operations and edits."""
-    path.pyramid, path.edits = path.pyramid[:pyramid], path.edits[:edits]
-    path.pyramid_levels = path.pyramid_levels[:pyramid]
+    del path.pyramid[pyramid:], path.edits[edits:], path.pyramid_levels[pyramid:]
+    if path.calibrated is not None and path.calibrated >= edits:
+        path.calibrated = None
 
 
 def _is_trained(model: nn.Module, name: str, attached: bool, train: str) -> bool:

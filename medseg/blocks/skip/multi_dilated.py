@@ -9,6 +9,7 @@ from torch import Tensor
 from medseg.blocks.conv import conv
 from medseg.blocks.dense import MultiDilatedDenseBlock
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
+from medseg.errors import UsageError
 
 
 @EDITS.register("multi_dilated")
@@ -26,6 +27,9 @@ class MultiDilatedSkip(SkipEdit):
         layers: the receptive field is 2^(layers + 1) - 1 voxels per axis.
         max_dilation: upper limit, one number or one per axis. None: no limit.
         norm: see `medseg.blocks.norm.make_norm`.
+
+    Raises:
+        UsageError: no layers.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class MultiDilatedSkip(SkipEdit):
         norm: str = "instance",
     ) -> None:
         super().__init__()
+        if layers < 1:
+            raise UsageError(f"skip edit 'multi_dilated': layers is {layers} (must be at least 1)")
         self.block = MultiDilatedDenseBlock(
             channels, growth or max(1, channels // 4), layers=layers, spatial_dims=spatial_dims,
             max_dilation=max_dilation, norm=norm,

@@ -71,6 +71,7 @@ class SkipPath(nn.Module):
         self.conditions: Mapping[str, Tensor] = {}
         self.step: Any = None
         self.attached: Any = None  # what `medseg.blocks.skip.attach.attach_skips` added
+        self.calibrated: int | None = None  # which edit `medseg.blocks.skip.scale.calibrate` added
         self.pyramid, self.edits, self.merges = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
         self.pyramid_levels: list[list[int]] = []
         parts = skip_settings(settings)
@@ -156,8 +157,10 @@ def skip_settings(settings: SkipSettings) -> dict[str, Any]:
     The merge is None where none is named.
 
     Raises:
-        UsageError: an unknown key, with the nearest known one, or a part without a name.
+        UsageError: of another form, an unknown key, with the nearest known one, or a part without a name.
     """
+    if not isinstance(settings, str | Mapping | None):
+        raise UsageError(f"skips is {settings!r} (expected the name of a merge, or a mapping of {', '.join(ROLES)})")
     given = {"merge": settings} if isinstance(settings, str) else dict(settings or {})
     for key in given:
         if key not in ROLES:
@@ -193,7 +196,11 @@ def skip_conditions(model: nn.Module, *, step: Any = None, **conditions: Tensor)
 
 
 def _listed(parts: Any) -> list[Any]:
-    return [] if not parts else [parts] if isinstance(parts, str | Mapping) else list(parts)
+    if isinstance(parts, str | Mapping) and parts:
+        return [parts]
+    if parts and not isinstance(parts, list | tuple):
+        raise UsageError(f"skips: {parts!r} is no list of parts (expected names, or mappings with name and arguments)")
+    return list(parts or ())
 
 
 def _part(setting: Any) -> dict[str, Any]:
@@ -204,18 +211,27 @@ def _part(setting: Any) -> dict[str, Any]:
 
 
 def _levels(given: Sequence[int] | None, count: int) -> list[int]:
-    levels = list(range(count)) if given is None else sorted(set(given))
-    if not levels or not 0 <= levels[0] <= levels[-1] < count:
-        raise UsageError(f"skips: levels is {given} (must be numbers of 0..{count - 1}, 0 = finest)")
-    return levels
+    if given is None:
+        return list(range(count))
+    numbers = isinstance(given, list | tuple) and all(type(level) is int and 0 <= level < count for level in given)
+    if not given or not numbers:
+        raise UsageError(f"skips: levels is {given!r} (must be numbers of 0..{count - 1}, 0 = finest)")
+    return sorted(set(given))
 
 
 def _build(registry: Registry, setting: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
-    """A part from its setting, with those facts about its place that it takes."""
+    """A part from its setting, with those facts about its place that it takes.
+
+    Constructors compute with what they are given: a setting that they cannot compute with is the user's to mend.
+    """
     arguments = dict(setting)
     name = arguments.pop("name")
     known = registry.arguments(name)
     for key in arguments:
         if key in facts:
             raise UsageError(f"{registry.kind} '{name}': '{key}' follows from its place and cannot be set")
-    return registry.build(name, **{key: value for key, value in facts.items() if key in known}, **arguments)
+    try:
+        return registry.build(name, **{key: value for key, value in facts.items() if key in known}, **arguments)
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise UsageError(f"{registry.kind} '{name}' cannot be built with {given or 'its defaults'}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -72,7 +73,10 @@ def ramp(num_levels: int, bottom: float, top: float = 1.0) -> list[float]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate_skips` found: factors per level, finest first, and the score without and with them."""
+    """What `calibrate_skips` found: factors per level, finest first, and the score without and with them.
+
+    The factors come on top of those that the model has of its own.
+    """
 
     per_level: tuple[float, ...]
     before: float
@@ -91,18 +95,23 @@ def calibrate_skips(
     """Choose the factors of the model's skips on a few cases and leave them set; see `calibrate`.
 
     Args:
-        model: hosts a skip path; where that has no fixed ``scale`` edit, one is appended.
+        model: hosts a skip path; a ``scale`` edit is appended to it, once, which `detach_skips` removes.
         loader: (image (B, C, *S), label) batches; gone through once for each set of factors.
         metric: (logits, label) -> a number, the higher the better, e.g. Dice, or minus the entropy where there are no
             labels.
         grid: factors to try.
         mode: as for `calibrate`.
         tolerance: as for `calibrate`.
+
+    Raises:
+        UsageError: as `calibrate`, or the loader is empty.
     """
     batches, training = list(loader), model.training
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
+        if not batches:
+            raise UsageError("calibrate_skips: the loader gives no batch", fix="give at least one labelled case")
         return sum(float(metric(model(image), label)) for image, label in batches) / len(batches)
 
     model.eval()
@@ -118,7 +127,7 @@ def calibrate(
     """Choose the factors of the model's skips by a score of the whole model, the higher the better.
 
     Args:
-        model: hosts a skip path; where that has no fixed ``scale`` edit, one is appended.
+        model: hosts a skip path; a ``scale`` edit is appended to it, once, which `detach_skips` removes.
         score: model -> number; the factors are set when it is called.
         grid: factors to try.
         mode: ``"linear"`` tries ramps down to each factor; ``"coordinate"`` tries every factor on one level after the
@@ -126,14 +135,28 @@ def calibrate(
         tolerance: a factor other than 1 must gain more than this, so that the score never falls.
 
     Raises:
-        UsageError: an unknown mode.
+        UsageError: an unknown mode, or the model's score is NaN; the model is as it was.
     """
     if mode not in MODES:
         raise UsageError(f"unknown mode '{mode}' of calibrate_skips: {nearest(mode, MODES)}")
     path = skip_path(model)
+    former = calibrated_factors(path)
+    try:
+        found = _search(model, score, grid, mode, tolerance)
+    except BaseException:
+        set_factors(path, former)
+        raise
+    set_factors(path, found.per_level)
+    return found
+
+
+def _search(model: nn.Module, score: Score, grid: Sequence[float], mode: str, tolerance: float) -> Calibration:
+    path = skip_path(model)
     levels = path.num_levels
     set_factors(path, [1.0] * levels)
     kept, before = [1.0] * levels, score(model)
+    if math.isnan(before):
+        raise UsageError("calibrate_skips: the score is NaN", fix="give cases that the metric can judge")
     best = before
     for trial in (None,) if mode == "linear" else reversed(range(levels)):
         start = list(kept)
@@ -143,20 +166,34 @@ def calibrate(
             found = score(model)
             if found > best + tolerance:
                 best, kept = found, factors
-    set_factors(path, kept)
     return Calibration(tuple(kept), before, best)
 
 
-def set_factors(path: SkipPath, per_level: Sequence[float]) -> None:
-    """Set the factors, finest first, of the path's last fixed ``scale`` edit, which is appended if there is none."""
-    fixed = [edit for edit in path.edits if all(map(_is_fixed, edit.children()))]
-    if not fixed:
+def calibrated_factors(path: SkipPath) -> list[float] | None:
+    """The factors that a calibration set, finest first; None before the first one."""
+    if path.calibrated is None:
+        return None
+    own = {path.sites[name].level: float(part.factor) for name, part in _calibrated(path).items()}
+    return [own.get(level, 1.0) for level in range(path.num_levels)]
+
+
+def set_factors(path: SkipPath, per_level: Sequence[float] | None) -> None:
+    """Set the factors, finest first, of the calibration's own ``scale`` edit, appended at the first call.
+
+    The host's own edits are part of what it learned and are left alone. None: remove the edit.
+    """
+    if per_level is None:
+        if path.calibrated is not None:
+            del path.edits[path.calibrated]
+            path.calibrated = None
+        return
+    if path.calibrated is None:
         path.extend({"edit": [{"name": "scale"}]})
-        fixed = [path.edits[-1]]
-    for name, part in cast(nn.ModuleDict, fixed[-1]).items():
-        if name in path.sites:
-            cast(SkipScale, part).factor = float(per_level[path.sites[name].level])
+        path.calibrated = len(path.edits) - 1
+    for name, part in _calibrated(path).items():
+        part.factor = float(per_level[path.sites[name].level])
 
 
-def _is_fixed(part: nn.Module) -> bool:
-    return isinstance(part, SkipScale) and isinstance(part.factor, float)
+def _calibrated(path: SkipPath) -> dict[str, SkipScale]:
+    assert path.calibrated is not None
+    return dict(cast(nn.ModuleDict, path.edits[path.calibrated]).items())  # type: ignore[arg-type]

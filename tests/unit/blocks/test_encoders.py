@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medseg.blocks import OneShotAggregation, vovnet_encoder
+from medseg.blocks.encoders import NamedEncoder
 from medseg.blocks.vovnet import EffectiveSqueezeExcite
 from medseg.errors import InputRefused, UsageError
 from medseg.models import create_model
@@ -98,6 +99,18 @@ def test_channels_last_features_of_transformers_come_as_channels() -> None:
     assert model.encoder.channels == [4, 96, 192, 384, 768]
     with torch.no_grad():
         assert model.eval()(torch.randn(1, 1, 224, 224)).shape == (1, 2, 224, 224)
+
+
+def test_the_layout_of_features_does_not_depend_on_the_size_of_the_image() -> None:
+    encoder = NamedEncoder(
+        "timm/mambaout_femto", spatial_dims=2, in_channels=1, base_channels=4,
+        layers={"norm": "instance", "activation": "relu", "dropout": 0.0},
+    ).eval()  # fmt: skip
+    image = torch.randn(1, 1, 192, 32)  # a quarter of the height is the number of channels
+    with torch.no_grad():
+        assert [x.shape[1] for x in encoder(image)] == encoder.channels
+        assert encoder(image)[1].shape == (1, 48, 48, 8)
+        assert torch.equal(encoder(image)[1], encoder.backbone(image)[0].movedim(-1, 1))
 
 
 def test_weights_of_a_classifier_are_adapted_to_the_image_channels() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from medseg.blocks.dense import DilationAudit, MultiDilatedDenseBlock, audit_dilations
 from medseg.blocks.skip import EDITS, PYRAMID, SkipContext
+from medseg.blocks.skip.attach import attach_skips, detach_skips
 from medseg.blocks.skip.path import skip_conditions
 from medseg.blocks.skip.scale import calibrate_skips, ramp
 from medseg.blocks.skip.tuner import ConditionalSkipTuner, SkipTuner
@@ -185,3 +186,32 @@ class TestCalibration:
     def test_the_mode_is_named(self, model) -> None:
         with pytest.raises(UsageError, match="did you mean 'linear'"):
             calibrate_skips(model, [], lambda a, b: 0.0, mode="liner")
+
+    def test_the_scale_of_the_model_itself_is_left_alone_and_detach_gives_it_back(self) -> None:
+        own = {"edit": [{"name": "scale", "bottom": 0.3}]}
+        model = create_model("unet", spatial_dims=2, base_channels=4, depth=2, skips=own).eval()
+        images, factors = torch.randn(1, 1, 8, 8), [part.factor for part in model.skips.edits[0].values()]
+        with torch.no_grad():
+            wanted = model(images)
+        loader = [(images, 2 * wanted)]
+        for _ in range(2):
+            found = calibrate_skips(model, loader, lambda a, b: -(a - b).abs().mean(), grid=(0.1, 1.5), tolerance=-9)
+            assert found.before == pytest.approx(-float(wanted.abs().mean())), "the score of the model as it came"
+            assert [part.factor for part in model.skips.edits[0].values()] == factors
+            assert [part.factor for part in model.skips.edits[1].values()] == list(found.per_level) != [1, 1]
+            assert len(model.skips.edits) == 2
+        attach_skips(model, {"edit": "sc_tuner"})
+        detach_skips(model)
+        with torch.no_grad():
+            assert torch.equal(model(images), wanted)
+        assert not any(module.training for module in model.modules())
+
+    @pytest.mark.parametrize(
+        ("count", "value", "message"), [(0, 1.0, "gives no batch"), (1, float("nan"), "score is NaN")]
+    )
+    def test_what_cannot_be_judged_is_refused_and_changes_nothing(self, model, count, value, message) -> None:
+        loader = [(torch.randn(1, 1, 8, 8), torch.zeros(1))] * count
+        with pytest.raises(UsageError, match=message):
+            calibrate_skips(model, loader, lambda a, b: value)
+        assert not model.skips.edits
+        assert model.skips.calibrated is None

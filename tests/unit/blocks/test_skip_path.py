@@ -66,6 +66,18 @@ def test_sites_give_a_level_several_skips() -> None:
         ({"edit": [{"name": "sc_tuner", "channels": 3}]}, "'channels' follows from its place"),
         ({"edit": [{"name": "scale", "per_level": [1]}]}, "per_level has 1 factors"),
         ({"edit": [{"name": "csc_tuner", "weights": {"edges": 1}}]}, "weight for 'edges'"),
+        (["attention_gate"], "expected the name of a merge"),
+        (3, "expected the name of a merge"),
+        ({"edit": 5}, "no list of parts"),
+        ({"edit": [{"name": "scale", "levels": 1}]}, "levels is 1 "),
+        ({"edit": [{"name": "scale", "levels": ["0"]}]}, "must be numbers of 0..1"),
+        ({"edit": [{"name": "scale", "levels": [0.5]}]}, "must be numbers of 0..1"),
+        ({"edit": [{"name": "scale", "per_level": 0.5}]}, "'scale' cannot be built with per_level=0.5"),
+        ({"edit": [{"name": "scale", "bottom": None}]}, "'scale' cannot be built with bottom=None"),
+        ({"edit": [{"name": "csc_tuner", "conditions": "prior"}]}, "'csc_tuner' cannot be built"),
+        ({"edit": [{"name": "sc_tuner", "ratio": "half"}]}, "'sc_tuner' cannot be built"),
+        ({"edit": [{"name": "squeeze_excite", "reduction": 0}]}, "'squeeze_excite' cannot be built"),
+        ({"edit": [{"name": "multi_dilated", "layers": 0}]}, "layers is 0"),
     ],
 )
 def test_wrong_settings_are_named(settings, message) -> None:

@@ -22,6 +22,13 @@ def test_an_adapter_is_read_as_it_was_written(tmp_path) -> None:
     assert description == BASE
 
 
+def test_an_adapter_beside_the_weights_of_a_model_does_not_replace_it(tmp_path) -> None:
+    save_model(tmp_path, STATE, {})
+    save_adapter(tmp_path / "adapter", STATE, BASE)
+    assert find_adapter(tmp_path) is None
+    assert find_adapter(tmp_path / "adapter") == tmp_path / "adapter"
+
+
 def test_faults_are_refused(tmp_path) -> None:
     with pytest.raises(UnreadableFile, match="holds no adapter"):
         load_adapter(tmp_path)

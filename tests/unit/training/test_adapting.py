@@ -30,6 +30,12 @@ def base(words, tmp_path_factory):
     return fit(compose("train", [*words, *PLAN, f"run_dir={run}", "trainer.max_epochs=2"]))
 
 
+@pytest.fixture(scope="module")
+def sliced_base(words, tmp_path_factory):
+    settings = ["data.slices=axial", "model.base_channels=4", "plan.batch_size=2", "trainer.max_epochs=1"]
+    return fit(compose("train", [*words, *settings, f"run_dir={tmp_path_factory.mktemp('sliced') / 'run'}"]))
+
+
 def adapted(words, base, run, *more: str):
     return adapt(compose("adapt", [*words, f"model={base}", f"run_dir={run}", "trainer.max_epochs=1", *more]))
 
@@ -81,6 +87,14 @@ def test_scales_are_chosen_without_training_and_never_hurt(words, base, tmp_path
     assert [part.factor for part in network.skips.edits[0].values()] == factors
 
 
+@pytest.mark.parametrize("method", ["skip_tuner", "skip_scale"])
+def test_a_base_trained_on_slices_is_adapted(words, sliced_base, tmp_path, method) -> None:
+    run = adapted(words, sliced_base, tmp_path, f"method={method}", "skip_scale.grid=[0.5]")
+    state = load_adapter(run)[0]
+    assert all(name.startswith("skips.") for name in state), "the names are those of the network inside"
+    assert Predictor.from_pretrained(run)
+
+
 def test_an_adapter_of_another_base_is_refused_with_code_2(words, base, tmp_path, tiny_phantoms, capsys) -> None:
     run = adapted(words, base, tmp_path / "run")
     other = tmp_path / "other"
@@ -102,6 +116,56 @@ def test_wrong_words_are_refused(words, base, tmp_path) -> None:
         adapted(words, base, tmp_path, "method=skip_tunr")
     with pytest.raises(UsageError, match="did you mean 'sc_tuner'"):
         adapted(words, base, tmp_path, "skips={edit:[sc_tunr]}")
+
+
+@pytest.mark.parametrize("skips", ["sc_tuner", "[sc_tuner]", "{edit:[{name:sc_tuner,levels:1}]}"])
+def test_skips_of_another_form_are_refused(words, base, tmp_path, skips) -> None:
+    with pytest.raises(UsageError, match=r"a merge cannot be attached|skips is|levels is 1"):
+        adapted(words, base, tmp_path, f"skips={skips}")
+
+
+def test_a_refused_run_leaves_the_folder_as_it_was(words, base, tmp_path) -> None:
+    config = (base / "config.json").read_bytes()
+    with pytest.raises(UsageError, match="run_dir is the folder of the model"):
+        adapted(words, base, base)
+    with pytest.raises(UsageError, match="fold=all"):
+        adapted(words, base, tmp_path, "fold=all")
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    with pytest.raises(UsageError, match="holds a checkpoint already"):
+        adapted(words, base, other)
+    assert (base / "config.json").read_bytes() == (other / "config.json").read_bytes() == config
+    with pytest.raises(UsageError, match="resume=true: method is decoder, the run in this folder has None"):
+        adapted(words, base, other, "method=decoder", "resume=true")
+
+
+def test_the_adapter_names_the_weights_that_were_read_and_goes_on_with_its_own(
+    words, base, tmp_path, monkeypatch
+) -> None:
+    from medseg.io import model_fingerprint, save_model
+    from medseg.training import adapting
+
+    copy, train, before = tmp_path / "base", adapting.train, model_fingerprint(base)
+    shutil.copytree(base, copy, ignore=shutil.ignore_patterns("checkpoints", "validation"))
+    state, description = load_model(copy)
+
+    def train_again(*arguments):
+        save_model(copy, {name: tensor + 1 for name, tensor in state.items()}, description)
+        return train(*arguments)
+
+    monkeypatch.setattr(adapting, "train", train_again)
+    run = adapted(words, copy, tmp_path / "run", "method=head")
+    assert load_adapter(run)[1]["base"]["fingerprint"] == before
+    with pytest.raises(UsageError, match="resume=true: method is decoder, the run in this folder has head"):
+        adapted(words, copy, run, "method=decoder", "resume=true")
+
+
+def test_an_adapted_model_is_exported(words, base, tmp_path) -> None:
+    from medseg.inference.export import export_model
+
+    run = adapted(words, base, tmp_path / "run")
+    (bundle,) = export_model(run / "adapter", tmp_path / "bundle", "monai")
+    assert (bundle / "models" / "model.ts").is_file()
 
 
 def test_data_of_another_task_is_refused(words, base, tmp_path) -> None:
