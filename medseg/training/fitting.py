@@ -26,6 +26,7 @@ from medseg.training.progress import ProgressReport
 from medseg.training.report import report_folds, report_validation
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
+    check_model,
     choose_folds,
     fit_plan,
     lasting_arguments,
@@ -67,6 +68,7 @@ def fit(cfg: Config) -> Path:
         write_json(run.config, dict(cfg))
         dataset = resolve_dataset(cfg["data"])
         target = make_target(cfg["target"], dataset)  # refused, if it must be, before any case is read
+        check_model(cfg["model"]["name"], target, dataset.spatial_dims)
         splits = make_folds(dataset, cfg["data"])
         splits = [limit_training(split, cfg["data"]["limit_train"], cfg["seed"]) for split in splits]
         write_splits(run.splits, splits)

@@ -73,6 +73,27 @@ def make_target(settings: Config, dataset: SegmentationDataset) -> Target:
     return configure_target(settings, dataset.label_facts)
 
 
+def check_model(name: str, target: Target, spatial_dims: int) -> None:
+    """Refuse a model that cannot give what the target learns from, before any case is read.
+
+    Args:
+        name: of the model.
+        target: of voxels or of points.
+        spatial_dims: of the dataset.
+
+    Raises:
+        UsageError: points from a model of voxels, voxels from a model of points, or points in volumes.
+    """
+    gives_points = "structures" in MODELS.arguments(name)
+    if gives_points == target.dense:
+        gives, learns = ("points", "voxels") if gives_points else ("voxels", "points")
+        problem = f"model {name} gives {gives}, and target {target.name} learns {learns}"
+        raise UsageError(problem, fix="use model=hybridgnet with target=landmarks, and other models without it")
+    if not target.dense and spatial_dims != 2:
+        problem = f"target {target.name} is for 2D images, and the dataset is {spatial_dims}D"
+        raise UsageError(problem, fix="use another model with target=exclusive")
+
+
 def start_heads(network: nn.Module, target: Target) -> None:
     """Let the last convolutions, ``network.heads``, begin where the target wants its logits, if it says so.
 

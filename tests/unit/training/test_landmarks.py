@@ -174,3 +174,22 @@ def test_it_learns(tmp_path: Path) -> None:
     run = fit(config(data, tmp_path / "run", *words))
     scores = json.loads((run / "validation" / "landmark_scores.json").read_text())["mean"]["all"]
     assert scores["mean_radial_error_px"] < 11  # untrained points are 30 to 60 pixels away
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=unet"], "model unet gives voxels, and target landmarks learns points"),
+        (["target=exclusive"], "model hybridgnet gives points, and target exclusive learns voxels"),
+    ],
+)
+def test_a_model_of_something_else_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    data = write_organs(tmp_path / "organs")
+    with pytest.raises(UsageError, match=f"{message}.*use model=hybridgnet with target=landmarks"):
+        fit(config(data, tmp_path / "run", *words))
+    assert not (tmp_path / "cache").exists(), "refused before any case is read"
+
+
+def test_points_in_volumes_are_refused(tiny_phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="target landmarks is for 2D images, and the dataset is 3D"):
+        fit(config(tiny_phantoms, tmp_path / "run", "target.structures={liver: 4}", "target.values={liver: 1}"))
