@@ -13,6 +13,7 @@ from medseg.data.dataset import SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import PreparedDataset, prepare
+from medseg.data.sampling import check_whole
 from medseg.data.splits import limit_training, write_splits
 from medseg.inference.memory import activation_bytes
 from medseg.io import load_checkpoint, save_model, write_json
@@ -122,6 +123,9 @@ def fit_fold(
     start_heads(network, target)
     network = with_slices(network, plan.slice_axis)
     plan = fit_plan(plan, network, target)
+    if not target.dense:  # of the training cases, the patches see to it
+        for case in split["val"]:
+            check_whole(prepared.labels(case).shape, plan.patch_size, case)
     data = make_data(cfg, prepared, plan, split["train"], target, profile)
     description: dict[str, Any] = {
         "model": lasting_arguments(arguments),

@@ -16,7 +16,7 @@ from torch import nn
 from medseg.blocks.encoders import NamedEncoder
 from medseg.data.augment import make_augmentation
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.plan import Plan
+from medseg.data.plan import NEVER_MIRRORED, Plan
 from medseg.data.prepared import PreparedDataset
 from medseg.data.sampling import PatchDataset
 from medseg.data.splits import make_splits
@@ -155,8 +155,8 @@ def fit_plan(plan: Plan, network: nn.Module, target: Target) -> Plan:
     Raises:
         UsageError: the user set a patch that is smaller than the network's divisor.
     """
-    if plan.mirror_axes and not target.mirrors:
-        reason = f"target {target.name} is never mirrored"
+    if not target.mirrors:
+        reason = f"target {target.name} {NEVER_MIRRORED}"
         plan = plan.override(mirror_axes=(), mirror_swaps={}, reasons={**plan.reasons, "mirror_axes": reason})
     return fit_patch(plan, network)
 

@@ -193,3 +193,21 @@ def test_a_model_of_something_else_is_refused(tmp_path: Path, words: list[str], 
 def test_points_in_volumes_are_refused(tiny_phantoms: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="target landmarks is for 2D images, and the dataset is 3D"):
         fit(config(tiny_phantoms, tmp_path / "run", "target.structures={liver: 4}", "target.values={liver: 1}"))
+
+
+def test_flips_are_refused_even_where_the_plan_mirrors_nothing(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    words = ["augmentation=flips", "target.from_masks=true", "plan.mirror_axes=[]"]
+    with pytest.raises(UsageError, match="HorizontalFlip would mirror the images, and target landmarks is never"):
+        fit(config(data, tmp_path / "run", *words))
+
+
+def test_a_validation_image_larger_than_the_patch_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    Image.fromarray(np.zeros((48, 100), np.uint8)).save(data / "imagesTr/case5_0000.png")
+    Image.fromarray(np.eye(48, 100, dtype=np.uint8)).save(data / "labelsTr/case5.png")
+    ids = [f"case{n}" for n in range(6)]
+    (data / "splits_final.json").write_text(json.dumps([{"train": ids[:4], "val": ids[4:]}]))
+    with pytest.raises(UsageError, match="case5: the image has 48x100 pixels"):
+        fit(config(data, tmp_path / "run"))
+    assert not (tmp_path / "run" / "logs").exists()
