@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from medseg.evaluate_model import evaluate_command
 from medseg.inference import Predictor
 from medseg.inference.export import export_command
 from medseg.inference.predict import predict_folder
+from medseg.targets import build_target
 from medseg.targets.contours import Structure, paint
 from medseg.training import fit
 
@@ -102,6 +104,17 @@ class Fixed(torch.nn.Module):
         return torch.full((len(image), 14, 2), 0.5)
 
 
+class Organs(torch.nn.Module):
+    """Answers with the given points of an image of 48x64, in the middle of a patch of 64x64."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        super().__init__()
+        self.points = torch.from_numpy((points + (0, 8)) / 64).float()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.points.expand(len(image), -1, -1)
+
+
 def test_points_lie_where_the_mask_is_painted_whatever_the_spacing_of_the_network(trained: tuple[Path, Path]) -> None:
     """A network that answers with fixed points: they come back in the pixels of the file through padding."""
     data, run = trained
@@ -130,6 +143,28 @@ def test_an_ensemble_is_the_mean_of_the_points(trained: tuple[Path, Path], tmp_p
     one = Predictor.from_pretrained(run, precision="fp32").predict(image).landmarks
     two = Predictor.from_pretrained([run, run], precision="fp32", tta=True).predict(image).landmarks
     np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_an_ensemble_of_other_structures_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = trained
+    one = Predictor.from_pretrained(run, precision="fp32").members[0]
+    other = replace(one, target=build_target({**one.target.to_dict(), "structures": {"right": 6, "left": 8}}))
+    with pytest.raises(UsageError, match="must predict the same labels in the same way"):
+        Predictor([one, other])
+
+
+def test_nothing_is_painted_outside_of_a_mask(trained: tuple[Path, Path]) -> None:
+    data, run = trained
+    predictor = Predictor.from_pretrained(run, precision="fp32", postprocess=False)
+    object.__setattr__(predictor.members[0], "network", Organs(np.load(data / "landmarks" / "case0.npy")))
+    image, mask = data / "imagesTr" / "case0_0000.png", np.zeros((48, 64), np.uint8)
+    whole = predictor.predict(image)
+    mask[:, :20] = 1
+    cut = predictor.predict(image, mask=mask)
+    np.testing.assert_array_equal(cut.labels, whole.labels * mask)
+    assert cut.labels.any()
+    assert (cut.labels != whole.labels).any()
+    np.testing.assert_array_equal(cut.landmarks, whole.landmarks)
 
 
 def test_onnx_finds_the_same_points(trained: tuple[Path, Path], tmp_path: Path) -> None:
