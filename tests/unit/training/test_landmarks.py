@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from medseg.compose import compose
 from medseg.data.check import check_command
-from medseg.errors import UsageError
+from medseg.errors import BadLabels, UsageError
 from medseg.evaluate_model import evaluate_command
 from medseg.inference import Predictor
 from medseg.inference.export import export_command
@@ -194,6 +195,42 @@ def test_masks_alone_are_enough(tmp_path: Path) -> None:
     run = fit(config(data, tmp_path / "run", "target.from_masks=true", "augmentation=landmarks"))
     assert not (run / "validation" / "landmark_scores.json").exists()
     assert np.load(next((run / "validation").glob("case*.npy"))).shape == (14, 2)
+
+
+def test_landmarks_without_masks_are_trained_predicted_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "masks"))
+    data = write_organs(tmp_path / "organs")
+    shutil.rmtree(data / "labelsTr")
+    (data / "dataset.json").unlink()
+    (data / "imagesTr").rename(data / "images")
+    run = fit(config(data, tmp_path / "run"))
+    scores = json.loads((run / "validation" / "landmark_scores.json").read_text())
+    assert (scores["cases"], set(scores["mean"])) == (2, {"all", "right", "left"})
+    out = tmp_path / "out"
+    predict_folder(compose("predict", [f"model={run}", f"input={data}", f"output={out}"]))
+    assert len(list(out.glob("*.npy"))) == 6
+    words = [f"predictions={out}", f"references={data}", f"output={tmp_path / 'report'}"]
+    assert evaluate_command(compose("evaluate", words)) == 0
+    assert json.loads((tmp_path / "report/landmark_scores.json").read_text())["cases"] == 6
+    np.save(data / "landmarks" / "case0.npy", np.full((14, 2), np.nan))
+    with pytest.raises(BadLabels, match="case0"):  # no empty mask is painted and scored
+        evaluate_command(compose("evaluate", words))
+
+
+def test_masks_on_sides_have_landmark_scores(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    for part, kind in (("images", "imagesTr"), ("masks", "labelsTr")):
+        for n in range(6):
+            side = data / part / ("val" if n > 3 else "train")
+            side.mkdir(parents=True, exist_ok=True)
+            suffix = "_0000" if kind == "imagesTr" else ""
+            (data / kind / f"case{n}{suffix}.png").rename(side / f"case{n}.png")
+        (data / kind).rmdir()
+    (data / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "right": 1, "left": 2}}))
+    run = fit(config(data, tmp_path / "run"))
+    assert json.loads((run / "validation" / "landmark_scores.json").read_text())["cases"] == 2
 
 
 def test_a_target_without_structures_is_refused(tmp_path: Path) -> None:
