@@ -25,6 +25,7 @@ __all__ = ["Intensity2d", "Spatial2d", "albumentations", "steps_2d"]
 
 PIXELS_PER_CONTROL_POINT = 16
 KEYPOINTS = A.KeypointParams(format="xy", remove_invisible=False)
+DISTORTED = {"keypoint_remapping_method": "direct"}  # albumentations' "mask" loses points outside of the image
 
 
 def steps_2d(settings: AugmentationSettings) -> tuple[Transform, ...]:
@@ -95,7 +96,7 @@ def _spatial(s: AugmentationSettings) -> Any:
     affine = A.Affine(scale=s.scale, rotate=(-s.rotation_degrees, s.rotation_degrees), shear=(-shear, shear), p=1.0)
     # Measured: smoothed noise of size alpha moves a pixel by at most about alpha / (5.5 sigma).
     alpha = s.elastic_voxels * 5.5 * PIXELS_PER_CONTROL_POINT
-    elastic = A.ElasticTransform(alpha=alpha, sigma=PIXELS_PER_CONTROL_POINT, p=s.elastic_probability)
+    elastic = A.ElasticTransform(alpha=alpha, sigma=PIXELS_PER_CONTROL_POINT, p=s.elastic_probability, **DISTORTED)
     return A.Compose([affine, elastic], keypoint_params=KEYPOINTS)
 
 

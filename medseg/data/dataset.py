@@ -18,7 +18,7 @@ from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.layouts import Layout, find_layout, with_labels
 from medseg.data.metadata import with_metadata
 from medseg.data.own_split import divide, matching, with_table
-from medseg.data.painted import paint_layout
+from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, UsageError, nearest
 from medseg.io import file_ending, read_json
 from medseg.io.endings import IMAGE_ENDINGS
@@ -218,7 +218,7 @@ def _open_plain(
 
 
 def _layout(root: Path, listed: Path | None, strict: bool) -> Layout:
-    layout = read_list(listed) if listed else find_layout(root) or paint_layout(root, strict=strict)
+    layout = read_list(listed) if listed else known_layout(root, strict=strict)
     if layout is not None:
         return layout if listed else with_table(layout, root)
     inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medseg.errors import BadDataset, BadLabels, InputRefused, UnreadableFile
+from medseg.errors import BadDataset, BadLabels, InputRefused, UnreadableFile, nearest
 from medseg.io import load_array, read_json
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
@@ -88,18 +88,56 @@ def find_landmarks(root: Path) -> LandmarkFiles:
 
 
 def read_layout(path: Path) -> LandmarkLayout:
-    """Read a landmarks.json. Raises BadDataset if it does not say what its points belong to."""
+    """Read a landmarks.json.
+
+    Raises:
+        BadDataset: it does not say what its points belong to; edges that are no pairs of points of one structure;
+            values that are no label values of its structures.
+    """
     given = read_json(path)
     structures = given.get("structures") if isinstance(given, dict) else None
-    counts_fit = isinstance(structures, dict) and all(isinstance(n, int) and n > 0 for n in structures.values())
+    counts_fit = isinstance(structures, dict) and all(_is_integer(n) and n > 0 for n in structures.values())
     if not structures or not counts_fit:
         fix = 'write e.g. {"structures": {"right lung": 44, "left lung": 50}}'
         raise BadDataset(f"'structures' is {structures!r} (expected name: number of points)", path=path, fix=fix)
-    edges, values, total = given.get("edges"), given.get("values"), sum(structures.values())
-    if edges is not None and not all(len(edge) == 2 and all(0 <= int(n) < total for n in edge) for edge in edges):
-        raise BadDataset(f"'edges' must be pairs of point numbers, 0 to {total - 1}", path=path)
-    pairs = None if edges is None else tuple((int(a), int(b)) for a, b in edges)
-    return LandmarkLayout({str(name): int(count) for name, count in structures.items()}, pairs, values)
+    layout = LandmarkLayout(structures)
+    return replace(
+        layout, edges=_edges(given.get("edges"), layout, path), values=_values(given.get("values"), layout, path)
+    )
+
+
+def _edges(given: Any, layout: LandmarkLayout, path: Path) -> tuple[tuple[int, int], ...] | None:
+    """Pairs of point numbers, each within one structure."""
+    if given is None:
+        return None
+    total = sum(layout.structures.values())
+    for edge in given if isinstance(given, list) else [given]:
+        is_pair = isinstance(edge, list) and len(edge) == 2 and isinstance(given, list)
+        if not is_pair or not all(_is_integer(n) and 0 <= n < total for n in edge):
+            problem = f"'edges' has {edge!r} (expected a list of pairs of point numbers, 0 to {total - 1})"
+            raise BadDataset(problem, path=path, fix="write e.g. [[0, 1], [1, 2]]")
+        first, second = map(layout.name_of, edge)
+        if first != second:
+            raise BadDataset(f"edge {edge} leads from '{first}' to '{second}'", path=path, fix="link points of one")
+    return tuple((a, b) for a, b in given)
+
+
+def _values(given: Any, layout: LandmarkLayout, path: Path) -> dict[str, int] | None:
+    """Label values of structures."""
+    if given is None:
+        return None
+    names = layout.structures
+    if not isinstance(given, dict) or not all(_is_integer(value) and value > 0 for value in given.values()):
+        fix = f'write e.g. {{"{next(iter(names))}": 1}}'
+        raise BadDataset(f"'values' is {given!r} (expected structure: label value above 0)", path=path, fix=fix)
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        raise BadDataset(f"'values' has '{unknown}', which is no structure: {nearest(unknown, names)}", path=path)
+    return given
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_landmarks(path: Path, case: str) -> np.ndarray:

@@ -13,11 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from medseg.data.case import Case
+from medseg.data.case_files import group_images, image_files
 from medseg.data.keys import case_key, digest, user_cache
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks, read_case_landmarks
-from medseg.data.layouts import IMAGES, Layout, subfolder, with_labels_of
+from medseg.data.layouts import IMAGES, Layout, find_layout, subfolder, with_labels, with_labels_of
 from medseg.errors import BadDataset, MedsegError
 from medseg.io import read_geometry, write_labels
+
+
+def known_layout(root: Path, *, strict: bool = True) -> Layout | None:
+    """Cases of images and masks, or of images and landmarks; None where there are neither. Errors as `paint_layout`."""
+    return find_layout(root) or paint_layout(root, strict=strict)
 
 
 def paint_layout(root: Path, *, strict: bool = True) -> Layout | None:
@@ -34,8 +40,12 @@ def paint_layout(root: Path, *, strict: bool = True) -> Layout | None:
         UnreadableFile, BadLabels: as `medseg.data.landmark_files.read_case_landmarks`.
         ResourceError: the cache cannot be written.
     """
-    images, found = subfolder(root, IMAGES), find_landmarks(root)
-    cases = [case for case in with_labels_of(images, None) if case.id in found.files]
+    images = subfolder(root, IMAGES)
+    if images is None:
+        return None
+    found = find_landmarks(root)
+    grouped = group_images(image_files(images), found.files, suffixed=False)
+    cases = [case for case in with_labels(grouped, {}, 1) if case.id in found.files]
     if not cases:
         return None
     if found.layout is None:

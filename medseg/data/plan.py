@@ -26,6 +26,7 @@ from medseg.data.plan_choices import (
 from medseg.errors import UnreadableFile, UsageError, nearest
 from medseg.io import read_json, write_json
 
+NEVER_MIRRORED = "is never mirrored"  # a reason of mirror_axes, after the name of a target
 LATER = ("ranges", "reasons", "size", "slice_axis", "color")  # settings that an older plan may lack
 
 

@@ -10,7 +10,8 @@ from medseg.data.case_files import LABEL_SUFFIX
 from medseg.data.case_list import LIST_ENDINGS
 from medseg.data.dataset import SegmentationDataset, open_dataset
 from medseg.data.label_names import LabelTable, parse_labels
-from medseg.data.layouts import find_layout
+from medseg.data.landmark_files import find_landmarks
+from medseg.data.layouts import IMAGES, find_layout, subfolder
 from medseg.errors import BadDataset, InputRefused
 from medseg.io import KNOWN_ENDINGS, LabelCoding, file_ending, read_json
 
@@ -30,6 +31,7 @@ class CaseFiles:
         image: what the labels were drawn on, for pictures; None if unknown.
         probabilities: of the classes, (K, *S), for calibration; None if unknown.
         coding: how the reference's pixels become label values; None: they are label values.
+        landmarks: file of the reference's points; None where they may lie beside the reference.
     """
 
     id: str
@@ -38,6 +40,7 @@ class CaseFiles:
     image: Path | None = None
     probabilities: Path | None = None
     coding: LabelCoding | None = None
+    landmarks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def pair_folders(predictions: str | Path, references: str | Path) -> FolderPair:
         raise BadDataset(f"{problem} ({example})", path=predictions, fix="check both paths, or rename the predictions")
     every = (*dataset.training, *dataset.test) if dataset else ()
     images = {case.id: case.images[0] for case in every if case.images}
+    points = {case.id: case.landmarks for case in every}
     coding = next((case.coding for case in every if case.coding), None)
     shares = {path.name[: -len(file_ending(path))]: path for path in Path(predictions).glob(f"*{PROBABILITIES}.*")}
     cases = tuple(
-        CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES), coding)
+        CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES), coding, points.get(id))
         for id in sorted(wanted)
     )
     extra = tuple(found[id] for id in sorted(found.keys() - wanted.keys()))
@@ -114,14 +118,24 @@ def label_files(folder: str | Path) -> dict[str, Path]:
 
 def _dataset_root(references: Path) -> Path | None:
     """The folder of the dataset: the one given, or the one above its labels whose dataset.json describes them."""
-    if (references / "dataset.json").is_file() or (references.is_dir() and find_layout(references)):
+    if (references / "dataset.json").is_file():
+        return references
+    if references.is_dir() and (find_layout(references) or _has_points_only(references)):
         return references
     return references.parent if (references.parent / "dataset.json").is_file() else None
+
+
+def _has_points_only(root: Path) -> bool:
+    """Whether a dataset's masks are to be painted from its landmarks."""
+    images = subfolder(root, IMAGES) if find_layout(root) is None else None
+    return images is not None and bool(find_landmarks(root).files)
 
 
 def _dataset_of(references: Path, root: Path | None) -> SegmentationDataset | None:
     """The dataset that the references are; or that they lie in, if it can be opened: it need not be whole then."""
     if references.suffix.lower() in LIST_ENDINGS or root == references:
+        if root is not None and _has_points_only(root):  # points that are wrong would be painted as empty masks
+            return open_dataset(references, unlabelled="skip")
         return open_dataset(references, strict=False)
     try:
         return open_dataset(root, strict=False) if root else None

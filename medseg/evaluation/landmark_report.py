@@ -29,7 +29,7 @@ def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str
 
     Args:
         cases: of an evaluation; the predicted landmarks of a case lie beside its label map, as ``CASE.npy``, those of
-            its reference in the dataset of its reference, see `medseg.data.landmark_files`.
+            its reference where the case says, or in the dataset of its reference, see `medseg.data.landmark_files`.
         output: folder of the report.
 
     Returns:
@@ -40,8 +40,10 @@ def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str
     """
     pairs = [(case, case.prediction.with_name(f"{case.id}.npy")) for case in cases if case.prediction]
     pairs = [(case, file) for case, file in pairs if file.is_file()]
-    known = _references(cases[0].reference) if pairs else LandmarkFiles()
-    pairs = [(case, file) for case, file in pairs if case.id in known.files]
+    named = {case.id: case.landmarks for case, _ in pairs if case.landmarks}
+    known = _references(next(iter(named.values()), cases[0].reference)) if pairs else LandmarkFiles()
+    references = {**known.files, **named}
+    pairs = [(case, file) for case, file in pairs if case.id in references]
     if not pairs:
         return None
     beside = pairs[0][1].with_name(LAYOUT)
@@ -49,7 +51,7 @@ def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str
     structures = {name: list(own) for name, own in layout.members.items()} if layout else None
     scores = {}
     for case, file in pairs:
-        prediction, reference = read_landmarks(file, case.id), read_landmarks(known.files[case.id], case.id)
+        prediction, reference = read_landmarks(file, case.id), read_landmarks(references[case.id], case.id)
         if prediction.shape != reference.shape:
             problem = f"has {len(prediction)} landmarks (its reference {len(reference)})"
             raise BadLabels(problem, case=case.id, path=file)
@@ -62,9 +64,9 @@ def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str
     return means
 
 
-def _references(label: Path) -> LandmarkFiles:
-    """Landmark files of the dataset that a reference belongs to: its folder, or the one above."""
-    folders = (label.parent.parent, label.parent)
+def _references(file: Path) -> LandmarkFiles:
+    """Landmark files of the dataset that a reference, mask or points, belongs to: its folder, or the one above."""
+    folders = (file.parent.parent, file.parent)
     return next((found for found in map(find_landmarks, folders) if found.files), LandmarkFiles())
 
 

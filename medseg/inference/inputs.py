@@ -15,9 +15,10 @@ import numpy as np
 from medseg.data.case_files import group_images, image_files, label_files
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.dataset import Case, open_dataset
-from medseg.data.layouts import Layout, find_layout
+from medseg.data.layouts import Layout
 from medseg.data.metadata import LABEL_COLUMNS, read_rows
 from medseg.data.own_split import with_table
+from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UnreadableFile, UsageError
 from medseg.io import (
     KNOWN_ENDINGS,
@@ -44,7 +45,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     * an image file: one case;
     * a ``.csv`` table with the columns ``case`` and ``image``, or ``image_0000``, ``image_0001`` and so on for the
       channels; paths are relative to the table;
-    * a dataset (a folder with a dataset.json, with images and masks, or a list of both): its test cases, else all;
+    * a dataset (a folder with a dataset.json, with images and masks or landmarks, or a list): its test cases, else all;
     * a folder of DICOM slices: one case, named like the folder;
     * a folder of image files: ``CASE_0000``, ``CASE_0001`` ... are the channels of CASE, other names are cases of one
       file each;
@@ -65,7 +66,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
         cases = _test_or_all(read_list(source))
     elif source.is_file() and source.suffix.lower() == ".csv":
         cases = _table(source)
-    elif source.is_dir() and not (source / "imagesTr").is_dir() and (layout := find_layout(source)):
+    elif source.is_dir() and not (source / "imagesTr").is_dir() and (layout := known_layout(source, strict=False)):
         cases = _test_or_all(with_table(layout, source))
     elif (source / "dataset.json").exists():
         dataset = open_dataset(source)

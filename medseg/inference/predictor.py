@@ -46,7 +46,7 @@ from medseg.targets import Target, build_target
 
 logger = logging.getLogger(__name__)
 
-MEANING = ("name", "labels", "binary", "regions", "class_order")  # of probabilities that can be averaged
+MEANING = ("name", "labels", "binary", "regions", "class_order", "structures", "values", "edges")  # of what is averaged
 Maps = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
@@ -191,7 +191,7 @@ class Predictor:
             nan: ``"refuse"`` or ``"zero"`` voxels that are not finite.
             mask: where there can be anything: a file or an array (*S) in the image's grid, or a folder with a file
                 for each case. Outside of it is background; inside, the result is what it is without a mask; windows
-                that do not touch it are not computed.
+                that do not touch it are not computed. Landmarks stay where they are; what they fill is cut.
             case: name used in errors and in the log; a `Case` has one already.
 
         Raises:
@@ -342,7 +342,8 @@ class Predictor:
         landmarks = np.stack(found).mean(axis=0)
         shape = case.arrays[0][1].canonical_shape
         labels = self.target.decode((torch.from_numpy(landmarks) / torch.tensor(shape[::-1]))[None], shape)[0]
-        return labels.numpy(), landmarks
+        inside = labels.numpy() if case.mask is None else labels.numpy() * case.mask
+        return inside, landmarks
 
     @torch.inference_mode()
     def _segment(self, case: PreparedCase, runner: WindowRunner) -> Maps:

@@ -145,7 +145,7 @@ def _is_grey_palette(picture: Image) -> bool:
     Then the grey is what is meant: Pillow writes the palette of a black and white mask with white first.
     """
     last = max((index for _, index in picture.getcolors(256) or ()), default=0)
-    entries = np.reshape(picture.getpalette("RGB") or [], (-1, 3))[: last + 1]
+    entries = np.reshape(picture.getpalette("RGB") or [], (-1, 3))[: int(last) + 1]  # type: ignore[arg-type]
     return bool((entries == entries[:, :1]).all() and (np.diff(entries[:, 0].astype(int)) < 0).any())
 
 

@@ -128,15 +128,25 @@ class DenseTarget:
 TARGETS: Registry[Target] = Registry("target", "medseg.targets")
 
 
+class WrongSettings(UsageError):
+    """Settings of a target that are not even of the right type; only the user can have given them."""
+
+
 def build_target(description: Mapping[str, Any]) -> Target:
     """Build a target from ``{"name": ..., **arguments}``, e.g. from `Target.to_dict`.
 
     Raises:
-        UsageError: for a missing or unknown name, or an unknown argument.
+        UsageError: for a missing or unknown name, an unknown argument, or a setting of another type than expected.
     """
     if "name" not in description:
         raise UsageError(f"target has no 'name' (known: {', '.join(TARGETS.names())})")
-    return TARGETS.build(description["name"], **{k: v for k, v in description.items() if k != "name"})
+    name, settings = description["name"], {k: v for k, v in description.items() if k != "name"}
+    try:
+        return TARGETS.build(name, **settings)
+    except (TypeError, ValueError, AttributeError) as error:  # what converting and unpacking raises
+        shown = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None and key != "labels")
+        problem = f"target {name} cannot be made of {shown} ({error})"
+        raise WrongSettings(problem, fix=f"give what configs/target/{name}.yaml says of each setting") from error
 
 
 def configure_target(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Target:
@@ -160,7 +170,7 @@ def configure_target(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> T
     try:
         return build_target({**known, **given})
     except UsageError as error:
-        if not declared:
+        if not declared or isinstance(error, WrongSettings):
             raise
         raise BadDataset(error.problem, fix=error.fix or "correct the regions in dataset.json") from error
 

@@ -13,6 +13,7 @@ from medseg.data.dataset import SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import PreparedDataset, prepare
+from medseg.data.sampling import check_whole
 from medseg.data.splits import limit_training, write_splits
 from medseg.inference.memory import activation_bytes
 from medseg.io import load_checkpoint, save_model, write_json
@@ -26,6 +27,7 @@ from medseg.training.progress import ProgressReport
 from medseg.training.report import report_folds, report_validation
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
+    check_model,
     choose_folds,
     fit_plan,
     lasting_arguments,
@@ -67,6 +69,7 @@ def fit(cfg: Config) -> Path:
         write_json(run.config, dict(cfg))
         dataset = resolve_dataset(cfg["data"])
         target = make_target(cfg["target"], dataset)  # refused, if it must be, before any case is read
+        check_model(cfg["model"]["name"], target, dataset.spatial_dims)
         splits = make_folds(dataset, cfg["data"])
         splits = [limit_training(split, cfg["data"]["limit_train"], cfg["seed"]) for split in splits]
         write_splits(run.splits, splits)
@@ -120,6 +123,9 @@ def fit_fold(
     start_heads(network, target)
     network = with_slices(network, plan.slice_axis)
     plan = fit_plan(plan, network, target)
+    if not target.dense:  # of the training cases, the patches see to it
+        for case in split["val"]:
+            check_whole(prepared.labels(case).shape, plan.patch_size, case)
     data = make_data(cfg, prepared, plan, split["train"], target, profile)
     description: dict[str, Any] = {
         "model": lasting_arguments(arguments),

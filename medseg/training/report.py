@@ -50,7 +50,7 @@ def report_validation(
         progress=settings["progress"],
     )
     pairs = [
-        CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding)
+        CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding, landmarks=case.landmarks)
         for case, file in zip(cases, files, strict=True)
         if case.label is not None
     ]

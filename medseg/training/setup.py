@@ -16,7 +16,7 @@ from torch import nn
 from medseg.blocks.encoders import NamedEncoder
 from medseg.data.augment import make_augmentation
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.plan import Plan
+from medseg.data.plan import NEVER_MIRRORED, Plan
 from medseg.data.prepared import PreparedDataset
 from medseg.data.sampling import PatchDataset
 from medseg.data.splits import make_splits
@@ -71,6 +71,27 @@ def make_profile(settings: Config) -> DeviceProfile:
 def make_target(settings: Config, dataset: SegmentationDataset) -> Target:
     """The target of ``target``, with the dataset's labels, regions and landmarks where it takes them."""
     return configure_target(settings, dataset.label_facts)
+
+
+def check_model(name: str, target: Target, spatial_dims: int) -> None:
+    """Refuse a model that cannot give what the target learns from, before any case is read.
+
+    Args:
+        name: of the model.
+        target: of voxels or of points.
+        spatial_dims: of the dataset.
+
+    Raises:
+        UsageError: points from a model of voxels, voxels from a model of points, or points in volumes.
+    """
+    gives_points = "structures" in MODELS.arguments(name)
+    if gives_points == target.dense:
+        gives, learns = ("points", "voxels") if gives_points else ("voxels", "points")
+        problem = f"model {name} gives {gives}, and target {target.name} learns {learns}"
+        raise UsageError(problem, fix="use model=hybridgnet with target=landmarks, and other models without it")
+    if not target.dense and spatial_dims != 2:
+        problem = f"target {target.name} is for 2D images, and the dataset is {spatial_dims}D"
+        raise UsageError(problem, fix="use another model with target=exclusive")
 
 
 def start_heads(network: nn.Module, target: Target) -> None:
@@ -134,8 +155,8 @@ def fit_plan(plan: Plan, network: nn.Module, target: Target) -> Plan:
     Raises:
         UsageError: the user set a patch that is smaller than the network's divisor.
     """
-    if plan.mirror_axes and not target.mirrors:
-        reason = f"target {target.name} is never mirrored"
+    if not target.mirrors:
+        reason = f"target {target.name} {NEVER_MIRRORED}"
         plan = plan.override(mirror_axes=(), mirror_swaps={}, reasons={**plan.reasons, "mirror_axes": reason})
     return fit_patch(plan, network)
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from medseg.errors import UsageError
 from medseg.targets import TARGETS, build_target
+from medseg.targets.base import configure_target
 from medseg.testing import check_target
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
@@ -66,3 +68,34 @@ def test_where_no_class_is_probable_there_is_background(name: str) -> None:
         if not target.dense:
             continue
         assert not target.decode(torch.zeros(2, target.probability_channels, 3, 4, 5)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("landmarks", {"structures": 24}),
+        ("landmarks", {"structures": [12, 12]}),
+        ("landmarks", {"structures": {"organ": "x", "lesion": 12}}),
+        ("landmarks", {"structures": {"organ": 4}, "edges": [1, 2]}),
+        ("landmarks", {"structures": {"organ": 4}, "values": 3}),
+        ("nested", {"levels": 2}),
+        ("nested", {"levels": ["organ", "lesion"], "class_weights": 2}),
+        ("nested", {"levels": ["organ", "lesion"], "class_order": 2}),
+        ("nested", {"levels": ["organ", "lesion"], "k": "abc"}),
+        ("regions", {"regions": {"w": 1.5}}),
+        ("regions", {"regions": {"whole": [1, 2]}, "loss": 3}),
+        ("exclusive", {"threshold": "abc"}),
+        ("exclusive", {"loss": 3}),
+    ],
+)
+def test_settings_of_another_type_are_refused_in_one_line(name: str, settings: dict[str, Any]) -> None:
+    key = list(settings)[-1]
+    with pytest.raises(UsageError, match=f"target {name} cannot be made of .*{key}=") as caught:
+        build_target({"name": name, "labels": LABELS, **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_datasets_regions_are_not_blamed_for_a_wrong_setting() -> None:
+    facts = {"labels": LABELS, "regions": {"whole": [1, 2], "lesion": [2]}}
+    with pytest.raises(UsageError, match="cannot be made of"):
+        configure_target({"name": "nested", "k": "abc"}, facts)

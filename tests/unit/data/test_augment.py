@@ -276,7 +276,7 @@ def test_a_turned_ball_stays_rounder_than_with_nearest_neighbours(monkeypatch):
 
 def pictures_plan(channels=3, **changes):
     settings = {
-        "dataset": "d", "spatial_dims": 2, "channel_names": list("RGB")[:channels], "labels": {"background": 0, "a": 1},
+        "dataset": "d", "spatial_dims": 2, "channel_names": list("RGBX")[:channels], "labels": {"background": 0, "a": 1},
         "ignore_label": None, "spacing": [1.0, 1.0], "patch_size": [32, 32], "batch_size": 1, "strides": [[1, 1]],
         "normalization": [{"scheme": "none"}] * channels, "crop_nonzero": False, "mirror_axes": [0, 1],
         "mirror_swaps": {},
@@ -290,18 +290,36 @@ def pictures_sample(channels):
     return {"image": torch.from_numpy(rng.normal(size=(channels, 32, 32)).astype(np.float32)), "label": label}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_every_listed_transform_runs_and_replays(channels):
-    from medseg.data.augment_list import ALLOWED, COLOURS
+    from medseg.data.augment_list import ALLOWED, COLOURS, GREY_OR_COLOUR
 
     sample = pictures_sample(channels)
-    for name in ALLOWED if channels == 3 else [name for name in ALLOWED if name not in COLOURS]:
+    unfit = {1: COLOURS, 3: ()}.get(channels, (*COLOURS, *GREY_OR_COLOUR))
+    for name in [name for name in ALLOWED if name not in unfit]:
         augment = make_augmentation("list", 2, pictures_plan(channels), transforms=[{"name": name, "p": 1.0}])
         first, second = (augment(np.random.default_rng(4), sample) for _ in range(2))
         assert torch.equal(first["image"], second["image"]), name
         assert first["image"].shape == sample["image"].shape
         assert first["image"].isfinite().all()
         assert set(first["label"].unique().tolist()) <= {0, 1}
+
+
+def test_points_go_along_with_every_listed_transform():
+    from medseg.data.augment_list import ALLOWED, FLIPPING
+
+    where = torch.tensor([[12.5, 7.5], [20.5, 24.5], [-0.5, 31.0]])
+    sample = {**pictures_sample(3), "points": where}
+    spots = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    spots[0, 7, 12], spots[0, 24, 20] = 1, 2
+    for name in ALLOWED:
+        augment = make_augmentation("list", 2, pictures_plan(), transforms=[{"name": name, "p": 1.0}])
+        moved = augment(np.random.default_rng(4), {**sample, "label": spots})
+        assert moved["points"].shape == where.shape, name
+        if name in FLIPPING:
+            for value in (1, 2):
+                _, row, column = (moved["label"] == value).nonzero()[0].tolist()
+                assert moved["points"][value - 1].tolist() == pytest.approx([column + 0.5, row + 0.5]), name
 
 
 @pytest.mark.parametrize("name", ["flips", "dermoscopy", "microscopy"])
@@ -326,6 +344,11 @@ def test_the_named_lists_compose_and_run(name):
         ({"name": "Affine", "p": 7}, {}, "Affine: "),
         ({"name": "D4"}, {"patch_size": [32, 64]}, "needs a square patch"),
         ({"name": "VerticalFlip"}, {"mirror_swaps": {"1": [[1, 2]]}}, "mirror labels that name a side"),
+        ({"name": "VerticalFlip"}, {"reasons": {"mirror_axes": "target x is never mirrored"}}, "x is never mirrored"),
+        *(
+            ({"name": name}, {"channel_names": ["A", "B"], "normalization": [{"scheme": "none"}] * 2}, "grey or colour")
+            for name in ("ColorJitter", "CLAHE")
+        ),
         ({"name": "ToGray"}, {"channel_names": ["X"], "normalization": [{"scheme": "none"}]}, "red, green and blue"),
     ],
 )
@@ -339,3 +362,9 @@ def test_a_list_is_for_pictures_only():
         make_augmentation("list", 3, pictures_plan(), transforms=[])
     with pytest.raises(UsageError, match="no option 'p'"):
         make_augmentation("list", 2, pictures_plan(), p=1)
+
+
+def test_elastic_deformation_keeps_points_that_lie_outside():
+    sample = {**pictures_sample(3), "points": torch.tensor([[12.5, 7.5], [-0.5, 31.0]])}
+    augment = make_augmentation("default", 2, pictures_plan(), **SPATIAL_ONLY, elastic_probability=1.0)
+    assert augment(np.random.default_rng(0), sample)["points"].shape == (2, 2)

@@ -100,6 +100,21 @@ def test_layout_with_edges_to_nowhere(discs: Path) -> None:
         open_dataset(discs)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        *(({"edges": edges}, "pairs of point numbers") for edges in (5, {}, "ab", [1, 2], [["x", "y"]], [[0, 1.0]])),
+        ({"edges": [[0, 1], [4, 5]]}, "edge .4, 5. leads from 'top' to 'rest'"),
+        *(({"values": values}, "label value above 0") for values in ("foo", [1, 2], {"top": "one"}, {"top": 0})),
+        ({"values": {"zzz": 1}}, "'zzz', which is no structure"),
+    ],
+)
+def test_layout_that_is_malformed(discs: Path, more: dict, message: str) -> None:
+    name_them(discs, **more)
+    with pytest.raises(BadDataset, match=rf"landmarks.json: .*{message}"):
+        open_dataset(discs)
+
+
 @pytest.mark.parametrize("form", ["long", "wide", "per case"])
 def test_tables_hold_the_same_points(discs: Path, form: str) -> None:
     points = {file.stem: np.load(file) for file in (discs / "landmarks").glob("*.npy")}

@@ -91,6 +91,14 @@ def test_a_copy_has_landmarks_and_no_masks(root: Path, tmp_path: Path) -> None:
     assert [case.id for case in open_dataset(tmp_path / "new").training] == ["c0", "c2"]
 
 
+@pytest.mark.parametrize("suffix", ["", "_0000"])
+def test_numbered_images_belong_to_the_landmarks_of_their_name(root: Path, suffix: str) -> None:
+    for n in range(3):
+        (root / f"images/c{n}.png").rename(root / f"images/case_000{n + 1}{suffix}.png")
+        (root / f"landmarks/c{n}.npy").rename(root / f"landmarks/case_000{n + 1}.npy")
+    assert [case.id for case in open_dataset(root).training] == ["case_0001", "case_0002", "case_0003"]
+
+
 def test_unnamed_points_are_refused(root: Path) -> None:
     (root / "landmarks.json").unlink()
     with pytest.raises(BadDataset, match="nothing names the structures"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ from PIL import Image
 
 from medseg.compose import compose
 from medseg.data.check import check_command
-from medseg.errors import UsageError
+from medseg.errors import BadLabels, UsageError
 from medseg.evaluate_model import evaluate_command
 from medseg.inference import Predictor
 from medseg.inference.export import export_command
 from medseg.inference.predict import predict_folder
+from medseg.targets import build_target
 from medseg.targets.contours import Structure, paint
 from medseg.training import fit
 
@@ -102,6 +105,17 @@ class Fixed(torch.nn.Module):
         return torch.full((len(image), 14, 2), 0.5)
 
 
+class Organs(torch.nn.Module):
+    """Answers with the given points of an image of 48x64, in the middle of a patch of 64x64."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        super().__init__()
+        self.points = torch.from_numpy((points + (0, 8)) / 64).float()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.points.expand(len(image), -1, -1)
+
+
 def test_points_lie_where_the_mask_is_painted_whatever_the_spacing_of_the_network(trained: tuple[Path, Path]) -> None:
     """A network that answers with fixed points: they come back in the pixels of the file through padding."""
     data, run = trained
@@ -130,6 +144,28 @@ def test_an_ensemble_is_the_mean_of_the_points(trained: tuple[Path, Path], tmp_p
     one = Predictor.from_pretrained(run, precision="fp32").predict(image).landmarks
     two = Predictor.from_pretrained([run, run], precision="fp32", tta=True).predict(image).landmarks
     np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_an_ensemble_of_other_structures_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = trained
+    one = Predictor.from_pretrained(run, precision="fp32").members[0]
+    other = replace(one, target=build_target({**one.target.to_dict(), "structures": {"right": 6, "left": 8}}))
+    with pytest.raises(UsageError, match="must predict the same labels in the same way"):
+        Predictor([one, other])
+
+
+def test_nothing_is_painted_outside_of_a_mask(trained: tuple[Path, Path]) -> None:
+    data, run = trained
+    predictor = Predictor.from_pretrained(run, precision="fp32", postprocess=False)
+    object.__setattr__(predictor.members[0], "network", Organs(np.load(data / "landmarks" / "case0.npy")))
+    image, mask = data / "imagesTr" / "case0_0000.png", np.zeros((48, 64), np.uint8)
+    whole = predictor.predict(image)
+    mask[:, :20] = 1
+    cut = predictor.predict(image, mask=mask)
+    np.testing.assert_array_equal(cut.labels, whole.labels * mask)
+    assert cut.labels.any()
+    assert (cut.labels != whole.labels).any()
+    np.testing.assert_array_equal(cut.landmarks, whole.landmarks)
 
 
 def test_onnx_finds_the_same_points(trained: tuple[Path, Path], tmp_path: Path) -> None:
@@ -161,6 +197,42 @@ def test_masks_alone_are_enough(tmp_path: Path) -> None:
     assert np.load(next((run / "validation").glob("case*.npy"))).shape == (14, 2)
 
 
+def test_landmarks_without_masks_are_trained_predicted_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "masks"))
+    data = write_organs(tmp_path / "organs")
+    shutil.rmtree(data / "labelsTr")
+    (data / "dataset.json").unlink()
+    (data / "imagesTr").rename(data / "images")
+    run = fit(config(data, tmp_path / "run"))
+    scores = json.loads((run / "validation" / "landmark_scores.json").read_text())
+    assert (scores["cases"], set(scores["mean"])) == (2, {"all", "right", "left"})
+    out = tmp_path / "out"
+    predict_folder(compose("predict", [f"model={run}", f"input={data}", f"output={out}"]))
+    assert len(list(out.glob("*.npy"))) == 6
+    words = [f"predictions={out}", f"references={data}", f"output={tmp_path / 'report'}"]
+    assert evaluate_command(compose("evaluate", words)) == 0
+    assert json.loads((tmp_path / "report/landmark_scores.json").read_text())["cases"] == 6
+    np.save(data / "landmarks" / "case0.npy", np.full((14, 2), np.nan))
+    with pytest.raises(BadLabels, match="case0"):  # no empty mask is painted and scored
+        evaluate_command(compose("evaluate", words))
+
+
+def test_masks_on_sides_have_landmark_scores(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    for part, kind in (("images", "imagesTr"), ("masks", "labelsTr")):
+        for n in range(6):
+            side = data / part / ("val" if n > 3 else "train")
+            side.mkdir(parents=True, exist_ok=True)
+            suffix = "_0000" if kind == "imagesTr" else ""
+            (data / kind / f"case{n}{suffix}.png").rename(side / f"case{n}.png")
+        (data / kind).rmdir()
+    (data / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "right": 1, "left": 2}}))
+    run = fit(config(data, tmp_path / "run"))
+    assert json.loads((run / "validation" / "landmark_scores.json").read_text())["cases"] == 2
+
+
 def test_a_target_without_structures_is_refused(tmp_path: Path) -> None:
     data = write_organs(tmp_path / "organs")
     (data / "landmarks.json").unlink()
@@ -174,3 +246,40 @@ def test_it_learns(tmp_path: Path) -> None:
     run = fit(config(data, tmp_path / "run", *words))
     scores = json.loads((run / "validation" / "landmark_scores.json").read_text())["mean"]["all"]
     assert scores["mean_radial_error_px"] < 11  # untrained points are 30 to 60 pixels away
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=unet"], "model unet gives voxels, and target landmarks learns points"),
+        (["target=exclusive"], "model hybridgnet gives points, and target exclusive learns voxels"),
+    ],
+)
+def test_a_model_of_something_else_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    data = write_organs(tmp_path / "organs")
+    with pytest.raises(UsageError, match=f"{message}.*use model=hybridgnet with target=landmarks"):
+        fit(config(data, tmp_path / "run", *words))
+    assert not (tmp_path / "cache").exists(), "refused before any case is read"
+
+
+def test_points_in_volumes_are_refused(tiny_phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="target landmarks is for 2D images, and the dataset is 3D"):
+        fit(config(tiny_phantoms, tmp_path / "run", "target.structures={liver: 4}", "target.values={liver: 1}"))
+
+
+def test_flips_are_refused_even_where_the_plan_mirrors_nothing(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    words = ["augmentation=flips", "target.from_masks=true", "plan.mirror_axes=[]"]
+    with pytest.raises(UsageError, match="HorizontalFlip would mirror the images, and target landmarks is never"):
+        fit(config(data, tmp_path / "run", *words))
+
+
+def test_a_validation_image_larger_than_the_patch_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    Image.fromarray(np.zeros((48, 100), np.uint8)).save(data / "imagesTr/case5_0000.png")
+    Image.fromarray(np.eye(48, 100, dtype=np.uint8)).save(data / "labelsTr/case5.png")
+    ids = [f"case{n}" for n in range(6)]
+    (data / "splits_final.json").write_text(json.dumps([{"train": ids[:4], "val": ids[4:]}]))
+    with pytest.raises(UsageError, match="case5: the image has 48x100 pixels"):
+        fit(config(data, tmp_path / "run"))
+    assert not (tmp_path / "run" / "logs").exists()
