@@ -276,7 +276,8 @@ def test_a_turned_ball_stays_rounder_than_with_nearest_neighbours(monkeypatch):
 
 def pictures_plan(channels=3, **changes):
     settings = {
-        "dataset": "d", "spatial_dims": 2, "channel_names": list("RGBX")[:channels], "labels": {"background": 0, "a": 1},
+        "dataset": "d", "spatial_dims": 2, "channel_names": list("RGBX")[:channels],
+        "labels": {"background": 0, "a": 1},
         "ignore_label": None, "spacing": [1.0, 1.0], "patch_size": [32, 32], "batch_size": 1, "strides": [[1, 1]],
         "normalization": [{"scheme": "none"}] * channels, "crop_nonzero": False, "mirror_axes": [0, 1],
         "mirror_swaps": {},

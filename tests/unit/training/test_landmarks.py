@@ -110,7 +110,7 @@ class Organs(torch.nn.Module):
 
     def __init__(self, points: np.ndarray) -> None:
         super().__init__()
-        self.points = torch.from_numpy((points + (0, 8)) / 64).float()
+        self.points = torch.from_numpy((points + np.array([0, 8])) / 64).float()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.points.expand(len(image), -1, -1)
