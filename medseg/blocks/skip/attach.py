@@ -59,7 +59,11 @@ def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str 
         )
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     before = len(path.pyramid), len(path.edits)
-    path.extend(settings)
+    try:
+        path.extend(settings)
+    except UsageError:  # the parts before the one that is refused are there already
+        _shorten(path, *before)
+        raise
     parameters = dict(model.named_parameters())
     trained = [name for name in parameters if _is_trained(model, name, name not in trainable, train)]
     if not trained:

@@ -221,3 +221,11 @@ class TestContract:
     def test_it_finds(self, fault, message) -> None:
         with pytest.raises((AssertionError, RuntimeError), match=message if fault != "shape" else None):
             check_skip("edit", {"name": "broken", "fault": fault}, spatial_dims=2)
+
+
+def test_a_refused_attachment_leaves_nothing() -> None:
+    model = create_model("unet", spatial_dims=2, base_channels=4, depth=2)
+    before = list(model.state_dict())
+    with pytest.raises(UsageError, match="sc_tunr"):
+        attach_skips(model, {"pyramid": ["spatial_context"], "edit": ["sc_tunr"]})
+    assert list(model.state_dict()) == before
