@@ -14,32 +14,33 @@ from _skip_bench import BATCH, FAMILIES, WIDTH, Rows, build, fit, parameters, sc
 from _skip_data import SIZE, Task, load
 from torch import nn
 
-from medseg.device import DeviceProfile, choose_profile
+from medseg.device import DeviceProfile
 from medseg.evaluation.comparison import compare, holm
 from medseg.targets import ExclusiveClasses, Target
 
 
-def matched(spatial_dims: int, classes: int, channels: int = 1, *, by: str = "parameters") -> dict[str, int]:
-    """Family -> the width whose parameters, or whose seconds per step, are nearest to those of plain concatenation."""
+def matched(
+    spatial_dims: int, classes: int, channels: int = 1, *, profile: DeviceProfile | None = None
+) -> dict[str, int]:
+    """Family -> the width whose parameters, or with a profile seconds per step, are nearest to concat's."""
 
     def cost(family: str, width: int) -> float:
-        if by == "parameters":
+        if profile is None:
             with torch.device("meta"):
                 return parameters(build(family, spatial_dims, width, classes, channels))
-        return step_time(build(family, spatial_dims, width, classes, channels), spatial_dims, channels)
+        return step_time(build(family, spatial_dims, width, classes, channels), spatial_dims, channels, profile)
 
     own = WIDTH[spatial_dims]
     wanted = cost("concat", own)
-    grid = range(own // 3, 2 * own + 1) if by == "parameters" else range(own // 3 + own // 3 % 2, 2 * own + 1, 2)
+    grid = range(own // 3, 2 * own + 1) if profile is None else range(own // 3 + own // 3 % 2, 2 * own + 1, 2)
     return {
         family: own if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - wanted))
         for family in FAMILIES
     }
 
 
-def step_time(model: nn.Module, spatial_dims: int, channels: int, profile: DeviceProfile | None = None) -> float:
+def step_time(model: nn.Module, spatial_dims: int, channels: int, profile: DeviceProfile) -> float:
     """Seconds of a training step in the layout of the training, the best of four."""
-    profile = profile or choose_profile()
     image = profile.place_batch(torch.randn(BATCH[spatial_dims], channels, *SIZE[spatial_dims]))
     profile.place(model).train()
     with profile.autocast():
@@ -65,7 +66,8 @@ def laboratory(options: argparse.Namespace, profile: DeviceProfile) -> str:
             kept = store.find(widths_of=name, by=by)
             if kept is None:
                 kept = {"widths_of": name, "by": by}
-                kept["widths"] = matched(task.spatial_dims, len(task.labels), task.channels, by=by)
+                timed = profile if by == "latency" else None
+                kept["widths"] = matched(task.spatial_dims, len(task.labels), task.channels, profile=timed)
                 store.add(kept)
             for seed, family in product(options.seeds, FAMILIES):
                 width = kept["widths"][family]

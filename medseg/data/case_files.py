@@ -21,9 +21,8 @@ def stem(path: Path) -> str:
 
 def bare(name: str) -> str:
     """A file's name without folders and known ending, e.g. of a line that lists it: ``images/a.png`` -> ``a``."""
-    last = Path(name).name
-    ending = next((ending for ending in KNOWN_ENDINGS if last.lower().endswith(ending)), "")
-    return last[: len(last) - len(ending)]
+    path = Path(name)
+    return stem(path) if path.name.lower().endswith(KNOWN_ENDINGS) else path.name
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from medseg.data.layouts import Layout, find_layout, with_labels
 from medseg.data.metadata import with_metadata
 from medseg.data.own_split import divide, matching, with_table
 from medseg.data.painted import known_layout
-from medseg.errors import BadDataset, UsageError, nearest
+from medseg.errors import BadDataset, UsageError, nearest, some
 from medseg.io import file_ending, read_json
 from medseg.io.endings import IMAGE_ENDINGS
 
@@ -306,8 +306,7 @@ def _check(dataset: SegmentationDataset, strict: bool, unlabelled: str) -> None:
     if not dataset.training:
         raise BadDataset("no training image has a label file", path=dataset.root, fix="name images and labels alike")
     if dataset.unlabelled and unlabelled == "refuse":
-        some = ", ".join(dataset.unlabelled[:5]) + (" ..." if len(dataset.unlabelled) > 5 else "")
-        problem = f"{len(dataset.unlabelled)} image(s) have no mask: {some}"
+        problem = f"{len(dataset.unlabelled)} image(s) have no mask: {some(dataset.unlabelled)}"
         raise BadDataset(problem, path=dataset.root, fix="add the masks, or set data.unlabelled=skip")
     _refuse_missing(dataset.training)
 

@@ -91,7 +91,9 @@ def with_labels_of(images: Path | None, labels: Path | None, *, suffixed: bool =
     """
     known, files = label_files(labels) if labels else {}, image_files(images) if images else []
     cases = with_labels(group_images(files, known, suffixed=suffixed), known, 1)
-    return with_labels_of(images, labels, suffixed=True) if _suffixed(cases) and not suffixed else cases
+    if suffixed or not _suffixed(cases):
+        return cases
+    return with_labels(group_images(files, known), known, 1)
 
 
 def with_labels(grouped: Mapping[str, Mapping[int, Path]], labels: Mapping[str, Path], channels: int) -> list[Case]:

@@ -60,8 +60,8 @@ def read_ids(file: Path, known: Iterable[str] | None) -> list[str]:
     except UnicodeDecodeError as error:
         raise UnreadableFile(f"is not text: {error}", path=file, fix="save it as UTF-8") from None
     there = set(known or ())
-    ids = [line if line in there else bare(line) for line in lines if line and not line.startswith("#")]
-    ids = list(dict.fromkeys(ids))
+    named = (line for line in lines if line and not line.startswith("#"))
+    ids = list(dict.fromkeys(line if line in there else bare(line) for line in named))
     unknown = [] if known is None else [case for case in ids if case not in there]
     if unknown:
         hint = nearest(unknown[0], sorted(there)).partition(" (known")[0]

@@ -51,10 +51,10 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
             refused = refused or values
         else:
             per_case[case.id] = values
+    if refused is not None and not per_case:
+        problem = f"no label map can be used: {refused.problem}"
+        raise BadDataset(problem, case=cases[0].id, path=cases[0].label, fix=refused.fix)
     found = set(chain.from_iterable(per_case.values()))
-    if not found:
-        why, fix = (refused.problem, refused.fix) if refused else ("", None)
-        raise BadDataset(f"no label map can be used: {why}", case=cases[0].id, path=cases[0].label, fix=fix)
     if len(found) > MAX_CLASSES:
         problem = f"the label maps hold {len(found)} values (at most {MAX_CLASSES}): they seem to number instances"
         fix = "write one number per class; if objects are numbered, set data.instances=true to take them as one class"

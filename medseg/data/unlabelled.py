@@ -37,7 +37,7 @@ def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
     Raises:
         BadDataset: fewer than two images are left.
     """
-    cases = []
+    cases, held_out = [], set(leave_out)
     for file in sorted(root.rglob("*")):
         inner = file.relative_to(root)
         hidden = any(part.startswith(".") for part in inner.parts)
@@ -48,7 +48,7 @@ def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
         ):
             continue
         name = inner.as_posix()[: -len(file_ending(file))]
-        if not source_ids(name) & {*leave_out}:
+        if held_out.isdisjoint(source_ids(name)):
             cases.append(Case(name, (file,)))
     return at_least_two(cases, root)
 

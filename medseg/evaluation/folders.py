@@ -120,21 +120,21 @@ def _dataset_root(references: Path) -> Path | None:
     """The folder of the dataset: the one given, or the one above its labels whose dataset.json describes them."""
     if (references / "dataset.json").is_file():
         return references
-    if references.is_dir() and (find_layout(references) or _has_points_only(references)):
+    if references.is_dir() and (find_layout(references) or _has_points(references)):
         return references
     return references.parent if (references.parent / "dataset.json").is_file() else None
 
 
-def _has_points_only(root: Path) -> bool:
-    """Whether a dataset's masks are to be painted from its landmarks."""
-    images = subfolder(root, IMAGES) if find_layout(root) is None else None
-    return images is not None and bool(find_landmarks(root).files)
+def _has_points(root: Path) -> bool:
+    """Whether there are landmarks of images; where no masks are, these are painted from them."""
+    return subfolder(root, IMAGES) is not None and bool(find_landmarks(root).files)
 
 
 def _dataset_of(references: Path, root: Path | None) -> SegmentationDataset | None:
     """The dataset that the references are; or that they lie in, if it can be opened: it need not be whole then."""
     if references.suffix.lower() in LIST_ENDINGS or root == references:
-        if root is not None and _has_points_only(root):  # points that are wrong would be painted as empty masks
+        # Points that are wrong would be painted as empty masks.
+        if root is not None and _has_points(root) and find_layout(root) is None:
             return open_dataset(references, unlabelled="skip")
         return open_dataset(references, strict=False)
     try:

@@ -16,7 +16,7 @@ from medseg.data.case_files import group_images, image_files, label_files
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.dataset import Case, open_dataset
 from medseg.data.layouts import Layout
-from medseg.data.metadata import LABEL_COLUMNS, read_rows
+from medseg.data.metadata import IMAGE_COLUMN, LABEL_COLUMNS, read_rows
 from medseg.data.own_split import with_table
 from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UnreadableFile, UsageError
@@ -36,7 +36,6 @@ from medseg.io.endings import IMAGE_ENDINGS
 Mask = str | Path | np.ndarray
 Source = str | Path | Sequence[str | Path] | Case | Volume | np.ndarray
 SHARD = re.compile(r"(\d+)/(\d+)")
-CHANNEL_COLUMN = re.compile(r"image(_\d{4})?")
 
 
 def find_cases(source: str | Path, channels: int) -> list[Case]:
@@ -221,7 +220,7 @@ def _table(path: Path) -> list[Case]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            columns = sorted(name for name in reader.fieldnames or () if CHANNEL_COLUMN.fullmatch(name))
+            columns = sorted(name for name in reader.fieldnames or () if IMAGE_COLUMN.fullmatch(name))
             if "case" not in (reader.fieldnames or ()) or not columns:
                 found = ", ".join(reader.fieldnames or ()) or "none"
                 raise BadDataset(f"its columns are {found}", path=path, fix="give case and image, or image_0000 ...")
