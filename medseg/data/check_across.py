@@ -190,7 +190,9 @@ def _intensities(dataset: SegmentationDataset, reports: Reports) -> Iterator[Fin
 def _landmarks(dataset: SegmentationDataset, reports: Reports) -> Iterator[Finding]:
     cases = {case.id: case.landmarks for case in (*dataset.training, *dataset.test)}
     counts = {case: report.landmarks for case, report in reports.items()}
-    yield from check_landmark_files(dataset.root, cases, counts, dataset.landmarks)
+    training = [case.id for case in dataset.training]
+    listed = dataset.list_file is not None
+    yield from check_landmark_files(dataset.root, cases, counts, dataset.landmarks, training=training, listed=listed)
 
 
 def _mm(spacing: Sequence[float] | np.ndarray) -> str:

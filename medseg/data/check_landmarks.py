@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from medseg.data.findings import Finding
@@ -26,22 +26,30 @@ def inspect_landmarks(
 
 
 def check_landmark_files(
-    root: Path, cases: Mapping[str, Path | None], counts: Mapping[str, int | None], layout: LandmarkLayout | None
+    root: Path,
+    cases: Mapping[str, Path | None],
+    counts: Mapping[str, int | None],
+    layout: LandmarkLayout | None,
+    *,
+    training: Collection[str],
+    listed: bool,
 ) -> Iterator[Finding]:
-    """Landmarks without image, images without landmarks, and numbers of points that differ.
+    """Landmarks without image, training images without landmarks, and numbers of points that differ.
 
     Args:
         root: of the dataset.
         cases: id -> landmark file, of all cases.
         counts: id -> number of landmarks, as `inspect_landmarks` found it.
         layout: of landmarks.json; it has been compared with already.
+        training: ids of the cases that are trained on; test cases need no landmarks.
+        listed: the cases come from a table; what it leaves out is left out on purpose.
     """
     files = find_landmarks(root).files
-    for orphan in sorted(files.keys() - cases.keys()):
+    for orphan in sorted(files.keys() - cases.keys()) if not listed else ():
         yield Finding("error", "landmarks without an image", orphan, files[orphan], "add its image, or remove them")
     if not any(cases.values()):
         return
-    for case in sorted(name for name, file in cases.items() if file is None):
+    for case in sorted(name for name in training if cases[name] is None):
         yield Finding("error", "image without landmarks, though other cases have them", case, fix="add its landmarks")
     found = Counter(count for count in counts.values() if count is not None)
     if layout is None and len(found) > 1:

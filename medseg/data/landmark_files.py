@@ -79,7 +79,7 @@ def find_landmarks(root: Path) -> LandmarkFiles:
     files: dict[str, Path] = {}
     table = root / TABLE
     if table.is_file():
-        files |= dict.fromkeys(read_table(table), table)
+        files |= dict.fromkeys(read_table(table, table.stat().st_mtime_ns), table)
     for folder in (root / name for name in FOLDERS):
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         files |= {f.stem: f for f in found if f.suffix in (".npy", ".csv") and not f.name.startswith(".")}
@@ -151,7 +151,7 @@ def read_landmarks(path: Path, case: str) -> np.ndarray:
         points = np.asarray(load_array(path, mmap=False))
     else:
         rows = read_table(path, path.stat().st_mtime_ns)
-        if case not in rows and len(rows) != 1:
+        if case not in rows and list(rows) != [path.stem]:
             raise BadLabels(f"the table has no case '{case}'", case=case, path=path)
         points = rows.get(case, next(iter(rows.values())))
     if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "fiu":
@@ -188,7 +188,11 @@ def _long_table(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, np.n
     points: dict[str, dict[int, tuple[float, float]]] = {}
     for row in rows:
         case = points.setdefault(row.get("case", path.stem), {})
-        case[int(row.get("point", len(case)))] = (float(row["x"] or "nan"), float(row["y"] or "nan"))
+        number = int(row.get("point", len(case)))
+        if number in case:
+            name = row.get("case", path.stem)
+            raise BadDataset(f"has point {number} of case '{name}' twice", path=path, fix="remove one of the rows")
+        case[number] = (float(row["x"] or "nan"), float(row["y"] or "nan"))
     missing = (float("nan"), float("nan"))
     return {case: np.array([found.get(n, missing) for n in range(max(found) + 1)]) for case, found in points.items()}
 

@@ -48,7 +48,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return dict(sorted(load_file(path).items()))  # the library gives them in another order each time
     except (SafetensorError, OSError) as error:
         raise UnreadableFile(
             f"is neither safetensors nor a torch file: {error}", path=path, fix="copy it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from medseg.data.augment import make_augmentation
 from medseg.data.check import check_dataset
 from medseg.data.dataset import open_dataset
 from medseg.data.fingerprint import make_fingerprint
-from medseg.data.landmark_files import faults, read_landmarks
+from medseg.data.landmark_files import faults, find_landmarks, read_landmarks
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import prepare
 from medseg.data.preprocess import Preprocessed, preprocess_points, restore_points
@@ -149,6 +150,37 @@ def test_tables_that_are_none(tmp_path: Path, text: str, error: type[MedsegError
     (tmp_path / "landmarks.csv").write_text(text)
     with pytest.raises(error):
         read_landmarks(tmp_path / "landmarks.csv", "a")
+
+
+def test_a_point_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "landmarks.csv").write_text("case,point,x,y\na,0,1,2\na,0,3,4\n")
+    with pytest.raises(BadDataset, match="point 0 of case 'a' twice"):
+        read_landmarks(tmp_path / "landmarks.csv", "a")
+
+
+def test_a_file_of_another_case_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c0.csv").write_text("case,point,x,y\nc1,0,1,2\n")
+    with pytest.raises(BadLabels, match="has no case 'c0'"):
+        read_landmarks(tmp_path / "c0.csv", "c0")
+
+
+def test_a_changed_table_is_read_again(tmp_path: Path) -> None:
+    table = tmp_path / "landmarks.csv"
+    for case in ("first", "other"):
+        table.write_text(f"case,point,x,y\n{case},0,1,2\n")
+        os.utime(table, ns=(1, 1 if case == "first" else 2))
+        assert set(find_landmarks(tmp_path).files) == {case}
+
+
+def test_test_images_and_cases_left_out_on_purpose_need_nothing(discs: Path) -> None:
+    (discs / "test").mkdir()
+    (discs / "images" / "case5.png").rename(discs / "test" / "t0.png")
+    for part in ("masks/case5.png", "landmarks/case5.npy"):
+        (discs / part).unlink()
+    assert problems(discs) == []
+    rows = [f"images/case{n}.png,masks/case{n}.png" for n in range(3)]
+    (discs / "cases.csv").write_text("\n".join(["image,mask", *rows]))
+    assert problems(discs / "cases.csv") == []
 
 
 FAULTS = {

@@ -164,6 +164,10 @@ def test_settings_that_cannot_be(settings: dict, part: str) -> None:
         Landmarks(**{"structures": {"lung": 5}, "labels": LABELS, **settings})
 
 
+def test_points_with_a_gradient_are_decoded() -> None:
+    assert two_lungs().decode(torch.rand(1, 9, 2, requires_grad=True), (8, 8)).shape == (1, 8, 8)
+
+
 def test_points_that_cannot_be() -> None:
     target = two_lungs()
     with pytest.raises(BadLabels, match=r"the cases have 8 landmarks \(expected 9: right lung 4, left lung 5\)"):
