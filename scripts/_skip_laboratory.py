@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from itertools import product
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -18,33 +18,40 @@ from medseg.device import DeviceProfile
 from medseg.evaluation.comparison import compare, holm
 from medseg.targets import ExclusiveClasses, Target
 
+PAIRS = 7
+
 
 def matched(
     spatial_dims: int, classes: int, channels: int = 1, *, profile: DeviceProfile | None = None
 ) -> dict[str, int]:
-    """Family -> the width whose parameters, or with a profile seconds per step, are nearest to concat's."""
+    """Family -> the width whose parameters, or with a profile time per step, are nearest to concat's."""
+    own = WIDTH[spatial_dims]
 
     def cost(family: str, width: int) -> float:
-        if profile is None:
-            with torch.device("meta"):
-                return parameters(build(family, spatial_dims, width, classes, channels))
-        return step_time(build(family, spatial_dims, width, classes, channels), spatial_dims, channels, profile)
+        """As a multiple of concat's."""
+        if profile is not None:
+            return pace(family, width, spatial_dims, classes, channels, profile)
+        with torch.device("meta"):
+            one, plain = (
+                build(*key, classes, channels) for key in ((family, spatial_dims, width), ("concat", spatial_dims, own))
+            )
+        return parameters(one) / parameters(plain)
 
-    own = WIDTH[spatial_dims]
-    wanted = cost("concat", own)
     grid = range(own // 3, 2 * own + 1) if profile is None else range(own // 3 + own // 3 % 2, 2 * own + 1, 2)
     return {
-        family: own if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - wanted))
+        family: own if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - 1))
         for family in FAMILIES
     }
 
 
-def step_time(model: nn.Module, spatial_dims: int, channels: int, profile: DeviceProfile) -> float:
-    """Seconds of a training step in the layout of the training, the best of four."""
+def pace(family: str, width: int, spatial_dims: int, classes: int, channels: int, profile: DeviceProfile) -> float:
+    """Time of a training step as a multiple of concat's: median over pairs, so that other work slows both of them."""
     image = profile.place_batch(torch.randn(BATCH[spatial_dims], channels, *SIZE[spatial_dims]))
-    profile.place(model).train()
+    keys = ((family, width), ("concat", WIDTH[spatial_dims]))
+    models = [profile.place(build(name, spatial_dims, n, classes, channels)).train() for name, n in keys]
     with profile.autocast():
-        return min(step(model, image) for _ in range(4))
+        times = [[step(model, image) for model in models] for _ in range(PAIRS + 1)]
+    return median(one / plain for one, plain in times[1:])
 
 
 def macs(model: nn.Module, shape: Sequence[int]) -> int:
@@ -65,9 +72,10 @@ def laboratory(options: argparse.Namespace, profile: DeviceProfile) -> str:
         for by in ("parameters", "latency"):
             kept = store.find(widths_of=name, by=by)
             if kept is None:
-                kept = {"widths_of": name, "by": by}
-                timed = profile if by == "latency" else None
-                kept["widths"] = matched(task.spatial_dims, len(task.labels), task.channels, profile=timed)
+                shape = task.spatial_dims, len(task.labels), task.channels
+                widths = matched(*shape, profile=profile if by == "latency" else None)
+                paces = {family: pace(family, width, *shape, profile) for family, width in widths.items()}
+                kept = {"widths_of": name, "by": by, "widths": widths, "paces": paces}
                 store.add(kept)
             for seed, family in product(options.seeds, FAMILIES):
                 width = kept["widths"][family]
@@ -76,7 +84,7 @@ def laboratory(options: argparse.Namespace, profile: DeviceProfile) -> str:
                     row = store.find(**key) or laboratory_once(task, target, profile, options, family, width, seed)
                     store.add({**row, **key, "by": by})
                     print({key: value for key, value in store.rows[-1].items() if key != "cases"}, flush=True)
-    return laboratory_table([row for row in store.rows if "family" in row])
+    return laboratory_table(store.rows)
 
 
 def laboratory_once(
@@ -86,17 +94,18 @@ def laboratory_once(
     torch.manual_seed(seed)
     model = build(family, task.spatial_dims, width, len(task.labels), task.channels)
     shape = (1, task.channels, *SIZE[task.spatial_dims])
-    facts = {"parameters": parameters(model), "macs": macs(model, shape)}
-    facts["step"] = step_time(model, task.spatial_dims, task.channels, profile)
+    facts: dict[str, Any] = {"parameters": parameters(model), "macs": macs(model, shape)}
     facts["steps"] = fit(model, task.train, target, profile, budget=options.budget, seed=seed)
     found = {domain: score(model, cases, target, profile) for domain, cases in task.test.items()}
     return {**facts, "dice": {domain: fmean(dice.values()) for domain, dice in found.items()}, "cases": found}
 
 
-def laboratory_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: means over the seeds; p of each family against concat, Holm-corrected over a domain's families."""
+def laboratory_table(kept: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: means over the seeds; time as a multiple of concat's; p against concat, Holm-corrected over families."""
+    rows = [row for row in kept if "family" in row]
+    paces = {(one["widths_of"], one["by"]): one["paces"] for one in kept if "paces" in one}
     lines = [
-        "| task | matched by | family | width | parameters | GMAC | s per step | steps | Dice (p against concat) |",
+        "| task | matched by | family | width | parameters | GMAC | time of a step | steps | Dice (p against concat) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -112,9 +121,9 @@ def laboratory_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 p = tested[domain].get(family)
                 mark = "" if p is None else f" ({p:.3f})"
                 shown.append(f"{domain} {fmean(row['dice'][domain] for row in own):.3f}{mark}")
-            first, seconds, steps = own[0], fmean(r["step"] for r in own), fmean(r["steps"] for r in own)
+            first, relative, steps = own[0], paces[task, by][family], fmean(r["steps"] for r in own)
             line = f"| {task} | {by} | {family} | {first['width']} | {first['parameters']:,} "
-            lines.append(f"{line}| {first['macs'] / 1e9:.2f} | {seconds:.3f} | {steps:.0f} | {', '.join(shown)} |")
+            lines.append(f"{line}| {first['macs'] / 1e9:.2f} | {relative:.2f} | {steps:.0f} | {', '.join(shown)} |")
     return "\n".join(lines)
 
 
