@@ -101,7 +101,7 @@ def laboratory_once(
 
 
 def laboratory_table(kept: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: means over the seeds; time as a multiple of concat's; p against concat, Holm-corrected over families."""
+    """Markdown: means over the seeds; time over concat's; p against concat, Holm-corrected over families."""
     rows = [row for row in kept if "family" in row]
     paces = {(one["widths_of"], one["by"]): one["paces"] for one in kept if "paces" in one}
     lines = [
