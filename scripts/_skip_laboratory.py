@@ -8,6 +8,7 @@ from itertools import product
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from _skip_bench import BATCH, FAMILIES, WIDTH, Rows, build, fit, parameters, score, step
@@ -18,7 +19,7 @@ from medseg.device import DeviceProfile
 from medseg.evaluation.comparison import compare, holm
 from medseg.targets import ExclusiveClasses, Target
 
-PAIRS = 7
+PAIRS, TIMED_WIDTHS = 9, 6
 
 
 def matched(
@@ -26,22 +27,22 @@ def matched(
 ) -> dict[str, int]:
     """Family -> the width whose parameters, or with a profile time per step, are nearest to concat's."""
     own = WIDTH[spatial_dims]
+    widths = range(own // 3, 2 * own + 1)
 
-    def cost(family: str, width: int) -> float:
-        """As a multiple of concat's."""
-        if profile is not None:
-            return pace(family, width, spatial_dims, classes, channels, profile)
+    def costs(family: str) -> np.ndarray:
+        """Of each width, as a multiple of concat's; times are measured of a few widths, and lie on a smooth curve."""
+        if profile is None:
+            return np.array([size(family, width) for width in widths]) / size("concat", own)
+        few = np.linspace(widths[0], widths[-1], TIMED_WIDTHS).round().astype(int).tolist()
+        times = [pace(family, width, spatial_dims, classes, channels, profile) for width in few]
+        return np.exp(np.polyval(np.polyfit(np.log(few), np.log(times), 2), np.log(widths)))
+
+    def size(family: str, width: int) -> int:
         with torch.device("meta"):
-            one, plain = (
-                build(*key, classes, channels) for key in ((family, spatial_dims, width), ("concat", spatial_dims, own))
-            )
-        return parameters(one) / parameters(plain)
+            return parameters(build(family, spatial_dims, width, classes, channels))
 
-    grid = range(own // 3, 2 * own + 1) if profile is None else range(own // 3 + own // 3 % 2, 2 * own + 1, 2)
-    return {
-        family: own if family == "concat" else min(grid, key=lambda width: abs(cost(family, width) - 1))
-        for family in FAMILIES
-    }
+    nearest = {family: widths[int(np.abs(costs(family) - 1).argmin())] for family in FAMILIES if family != "concat"}
+    return {"concat": own, **nearest}
 
 
 def pace(family: str, width: int, spatial_dims: int, classes: int, channels: int, profile: DeviceProfile) -> float:

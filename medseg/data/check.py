@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.check_across import check_across
+from medseg.data.check_landmarks import check_points
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.findings import Finding, Findings, ordered
 from medseg.data.inspect_case import CaseInspector, CaseReport
+from medseg.data.landmark_files import LAYOUT
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.repair import check_output, repair_dataset
 from medseg.errors import MedsegError, UsageError
@@ -63,7 +65,7 @@ def check_dataset(
         case.id: report if isinstance(report, CaseReport) else _refused(case, report) for case, report in outcomes
     }
     findings = [finding for report in reports.values() for finding in report.findings]
-    findings += [*check_across(dataset, reports, split or {}), *_regions(dataset, target)]
+    findings += [*check_across(dataset, reports, split or {}), *_target(dataset, target, reports)]
     result = Findings(dataset.name, dataset.root, len(cases), ordered(findings))
     if fix is None:
         return result
@@ -104,17 +106,22 @@ def check_command(cfg: Mapping[str, Any]) -> int:
     return 3 if findings.count("error") else 0
 
 
-def _regions(dataset: SegmentationDataset, target: Mapping[str, Any] | None) -> list[Finding]:
-    """Regions that a target, or dataset.json, declares and that cannot be."""
-    if target is None and dataset.regions is None:
-        return []
-    from medseg.targets.base import configure_target  # torch: seconds that most checks do without
+def _target(
+    dataset: SegmentationDataset, target: Mapping[str, Any] | None, reports: Mapping[str, CaseReport]
+) -> Iterator[Finding]:
+    """What a target, or the dataset itself, declares and that cannot be: regions, levels, structures of landmarks."""
+    declared = {"regions": dataset.regions, "landmarks": dataset.landmarks}
+    for settings in [target] if target else [{"name": name} for name, said in declared.items() if said is not None]:
+        from medseg.targets.base import configure_target  # torch: seconds that most checks do without
 
-    try:
-        configure_target(target or {"name": "regions"}, dataset.label_facts)
-    except MedsegError as error:
-        return [Finding("error", error.problem, file=dataset.root / "dataset.json", fix=error.fix or "")]
-    return []
+        try:
+            made = configure_target(settings, dataset.label_facts)
+        except MedsegError as error:
+            file = dataset.root / (LAYOUT if settings["name"] == "landmarks" else "dataset.json")
+            yield Finding("error", error.problem, file=file, fix=error.fix or "")
+        else:
+            counts = {case.id: reports[case.id].landmarks for case in dataset.training}
+            yield from check_points(counts, dataset.landmarks, made.points, chosen=target is not None)
 
 
 def _refused(case: Case, error: MedsegError) -> CaseReport:

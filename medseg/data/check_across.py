@@ -74,8 +74,11 @@ def _orphans(dataset: SegmentationDataset) -> Iterator[Finding]:
             if file not in used and not any(file.parent == case.images[0].parent for case in cases):
                 yield Finding("warning", "label without an image: it is left out", file=file, fix="add its image")
     for case in dataset.unlabelled:
-        problem, fix = "image without a mask: training refuses it", "add its mask, or set data.unlabelled=skip"
-        yield Finding("error", problem, case, fix=fix)
+        if dataset.skips_unlabelled:
+            yield Finding("note", "image without a mask: it is skipped", case)
+        else:
+            problem, fix = "image without a mask: training refuses it", "add its mask, or set data.unlabelled=skip"
+            yield Finding("error", problem, case, fix=fix)
     if dataset.unlabelled or dataset.list_file:
         return
     for folder in sorted({path.parent for case in dataset.training for path in case.images} - set(label_folders)):

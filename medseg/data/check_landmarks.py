@@ -58,3 +58,25 @@ def check_landmark_files(
             if count not in (None, usual):
                 problem = f"has {count} landmarks, most cases have {usual}"
                 yield Finding("error", problem, case, cases[case], "every case needs the same ones")
+
+
+def check_points(
+    counts: Mapping[str, int | None], layout: LandmarkLayout | None, expected: int, *, chosen: bool
+) -> Iterator[Finding]:
+    """Training cases that have not the points of a target.
+
+    Args:
+        counts: training case -> number of landmarks, None without.
+        layout: of landmarks.json; what contradicts it has been found already.
+        expected: points that the target learns from; 0: none.
+        chosen: the user wants this target, else it is what landmarks.json describes.
+    """
+    known = {case: count for case, count in counts.items() if count is not None}
+    if expected and not known:
+        problem = f"no training case has landmarks that can be read ({expected} expected)"
+        fix = "add landmarks/CASE.npy, or set target.from_masks=true"
+        yield Finding("error" if chosen else "warning", problem, fix=fix)
+    if layout is None or sum(layout.structures.values()) != expected:
+        for case in sorted(case for case, count in known.items() if expected and count != expected):
+            problem = f"has {known[case]} landmarks (target.structures has {expected})"
+            yield Finding("error", problem, case, fix="correct target.structures or the file")

@@ -44,6 +44,7 @@ class SegmentationDataset:
         split: ids under "train" and "val", where the dataset itself says which of its training cases validate.
         list_file: the table that the cases come from; other files of their folders are left out on purpose.
         unlabelled: ids of images without a label, which are left out.
+        skips_unlabelled: the user chose so; else training refuses them.
         landmarks: what the points of its landmark files belong to, if a landmarks.json says so.
     """
 
@@ -63,6 +64,7 @@ class SegmentationDataset:
     split: dict[str, list[str]] | None = None
     list_file: Path | None = None
     unlabelled: tuple[str, ...] = ()
+    skips_unlabelled: bool = False
     landmarks: LandmarkLayout | None = None
 
     @property
@@ -133,8 +135,8 @@ def open_dataset(
         dataset = _open_nnunet(root, description)
     else:
         dataset = _open_plain(root, description, listed, color, instances, strict)
-    dataset = _with_landmarks(dataset)
-    _check(dataset, strict, unlabelled)
+    dataset = replace(_with_landmarks(dataset), skips_unlabelled=unlabelled == "skip")
+    _check(dataset, strict)
     return dataset
 
 
@@ -296,7 +298,7 @@ def _channel_names(given: Any, file: Path) -> tuple[str, ...]:
     return tuple(str(given[key]) for key in sorted(given, key=int))
 
 
-def _check(dataset: SegmentationDataset, strict: bool, unlabelled: str) -> None:
+def _check(dataset: SegmentationDataset, strict: bool) -> None:
     ids = [case.id for case in (*dataset.training, *(dataset.test if dataset.list_file or dataset.split else ()))]
     if len(set(ids)) < len(ids):
         twice = next(case for case in ids if ids.count(case) > 1)
@@ -305,7 +307,7 @@ def _check(dataset: SegmentationDataset, strict: bool, unlabelled: str) -> None:
         return
     if not dataset.training:
         raise BadDataset("no training image has a label file", path=dataset.root, fix="name images and labels alike")
-    if dataset.unlabelled and unlabelled == "refuse":
+    if dataset.unlabelled and not dataset.skips_unlabelled:
         problem = f"{len(dataset.unlabelled)} image(s) have no mask: {some(dataset.unlabelled)}"
         raise BadDataset(problem, path=dataset.root, fix="add the masks, or set data.unlabelled=skip")
     _refuse_missing(dataset.training)

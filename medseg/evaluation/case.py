@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.errors import BadGeometry, BadLabels
+from medseg.errors import BadGeometry, BadLabels, UsageError
 from medseg.evaluation.arrays import Scores, as_shares, score_class
 from medseg.evaluation.boundary import Surface
 from medseg.evaluation.calibration import CalibrationMetric
@@ -35,6 +35,7 @@ class Settings:
         resample: bring a prediction on another grid onto the reference's; None refuses it.
         relabel: label value of a prediction -> the value that it is taken for.
         relabel_references: likewise of a reference.
+        pixel_size: mm of a pixel of pictures, whose files do not say it; None: 1.
     """
 
     classes: Mapping[str, tuple[int, ...]]
@@ -46,6 +47,20 @@ class Settings:
     resample: Resample | None = None
     relabel: Mapping[int, int] = field(default_factory=dict)
     relabel_references: Mapping[int, int] = field(default_factory=dict)
+    pixel_size: float | None = None
+
+    def spacing(self, geometry: Geometry) -> tuple[float, ...]:
+        """mm along each axis of a reference's grid.
+
+        Raises:
+            UsageError: the grid is not a picture's, and has a spacing of its own, which `pixel_size` contradicts.
+        """
+        if self.pixel_size is None:
+            return geometry.spacing
+        if len(geometry.shape) != 2:
+            problem = "pixel_size is for pictures; this is a volume with a spacing of its own"
+            raise UsageError(problem, fix="leave pixel_size out")
+        return tuple(self.pixel_size for _ in geometry.shape)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ def evaluate_case(files: CaseFiles, settings: Settings) -> CaseResult:
     pair = LabelPair(
         prediction,
         reference.array[0],
-        spacing=reference.spacing,
+        spacing=settings.spacing(reference.geometry),
         ignore_label=settings.ignore_label,
         probabilities=_probabilities(files, settings),
     )

@@ -23,7 +23,7 @@ from medseg.io import read_labels
 logger = logging.getLogger(__name__)
 
 SETTINGS = (
-    *("labels", "tolerance", "metrics", "surface", "workers", "on_error", "resample"),
+    *("labels", "tolerance", "metrics", "surface", "workers", "on_error", "resample", "pixel_size"),
     *("relabel", "relabel_references", "empty", "metadata", "cluster", "stratify", "confidence"),
 )
 
@@ -91,7 +91,7 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
     report = _evaluate(predictions, cfg.get("references"), **grouping, confidence=confidence, settings=settings)
     report.save(output)
     report.print()
-    report_landmarks([result.files for result in report.results], output)
+    report_landmarks(report, output)
     print(f"Report: {output / 'report.html'}")
     return PartialFailure.exit_code if report.skipped or report.missing else 0
 

@@ -46,6 +46,7 @@ class Evaluator:
         resample: "nearest" brings a prediction on another grid onto the reference's; None refuses it.
         relabel: label value of a prediction -> the value that it is taken for, for tools with other labels.
         relabel_references: likewise of a reference.
+        pixel_size: mm of a pixel of pictures (png, jpg, tif, bmp), which do not say it; None: distances are in pixels.
         on_error: "stop" at the first case that is refused, or "skip" it and list it in the report.
         workers: processes; None decides by the size of the job.
         progress: show a bar on stderr.
@@ -64,6 +65,7 @@ class Evaluator:
     resample: Resample | None = None
     relabel: Mapping[int, int] = field(default_factory=dict)
     relabel_references: Mapping[int, int] = field(default_factory=dict)
+    pixel_size: float | None = None
     on_error: OnError = "stop"
     workers: int | None = None
     progress: bool = True
@@ -73,6 +75,8 @@ class Evaluator:
         _check_choice("on_error", self.on_error, ("stop", "skip"))
         if self.resample is not None:
             _check_choice("resample", self.resample, ("nearest",))
+        if self.pixel_size is not None and not 0 < float(self.pixel_size) < float("inf"):
+            raise UsageError(f"pixel_size is {self.pixel_size} (expected mm above 0)")
         object.__setattr__(self, "settings", self._settings())
 
     def evaluate(self, cases: Sequence[CaseFiles], *, extra: Sequence[Path] = ()) -> Report:
@@ -139,6 +143,7 @@ class Evaluator:
             resample=self.resample,
             relabel=as_relabelling(self.relabel),
             relabel_references=as_relabelling(self.relabel_references),
+            pixel_size=None if self.pixel_size is None else float(self.pixel_size),
         )
 
 

@@ -72,7 +72,7 @@ def draw_error_against_volume(report: Report) -> bytes | None:
     if volumes.size and volumes.max() > 10 * volumes.min():
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(f"{'area' if report.in_pixels else 'volume'} of the reference ({report.unit(VOLUME)})")
+    axes.set_xlabel(f"{'area' if report.of_pictures else 'volume'} of the reference ({report.unit(VOLUME)})")
     axes.set_ylabel(report.heading(metric))
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -12,8 +12,8 @@ import numpy as np
 from medseg.data.landmark_files import LAYOUT, LandmarkFiles, find_landmarks, read_landmarks, read_layout
 from medseg.errors import BadLabels
 from medseg.evaluation.aggregate import mean_of
-from medseg.evaluation.folders import CaseFiles
 from medseg.evaluation.landmarks import LandmarkScores, evaluate_landmarks
+from medseg.evaluation.report import Report
 from medseg.io import read_geometry, write_json, write_text
 
 SHOWN = {
@@ -22,15 +22,16 @@ SHOWN = {
     "mean_radial_error": "(mm)",
     "success_rate_2mm": "within 2 mm",
 }
+IN_PIXELS = ("mse", "mean_radial_error_px")
 
 
-def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str, LandmarkScores] | None:
+def report_landmarks(report: Report, output: str | Path) -> dict[str, LandmarkScores] | None:
     """Score predicted landmarks, write ``landmarks.csv`` and ``landmarks.json`` and print the means.
 
     Args:
-        cases: of an evaluation; the predicted landmarks of a case lie beside its label map, as ``CASE.npy``, those of
-            its reference where the case says, or in the dataset of its reference, see `medseg.data.landmark_files`.
-        output: folder of the report.
+        report: of label maps; the predicted landmarks of a case lie beside its own, as ``CASE.npy``, those of its
+            reference where the case says, or in the dataset of its reference, see `medseg.data.landmark_files`.
+        output: folder for both files.
 
     Returns:
         Means over the cases by structure, "all" first; None if the predictions have no landmarks or the dataset none.
@@ -38,6 +39,7 @@ def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str
     Raises:
         BadLabels: a prediction with another number of landmarks.
     """
+    cases = [result.files for result in report.results]
     pairs = [(case, case.prediction.with_name(f"{case.id}.npy")) for case in cases if case.prediction]
     pairs = [(case, file) for case, file in pairs if file.is_file()]
     named = {case.id: case.landmarks for case, _ in pairs if case.landmarks}
@@ -55,18 +57,18 @@ def report_landmarks(cases: Sequence[CaseFiles], output: str | Path) -> dict[str
         if prediction.shape != reference.shape:
             problem = f"has {len(prediction)} landmarks (its reference {len(reference)})"
             raise BadLabels(problem, case=case.id, path=file)
-        spacing = read_geometry(case.reference, case=case.id).spacing[::-1]  # points are (x, y), axes rows and columns
-        scores[case.id] = evaluate_landmarks(prediction, reference, spacing=spacing, structures=structures)
+        rows_first = report.settings.spacing(read_geometry(case.reference, case=case.id))
+        scores[case.id] = evaluate_landmarks(prediction, reference, spacing=rows_first[::-1], structures=structures)
     means = _means(list(scores.values()))
     write_text(Path(output) / "landmarks.csv", _table(scores))
     write_json(Path(output) / "landmark_scores.json", {"cases": len(scores), "mean": means})
-    _print(means, len(scores))
+    _print(means, len(scores), [key for key in SHOWN if key in IN_PIXELS or not report.in_pixels])
     return means
 
 
 def _references(file: Path) -> LandmarkFiles:
-    """Landmark files of the dataset that a reference, mask or points, belongs to: its folder, or the one above."""
-    folders = (file.parent.parent, file.parent)
+    """Landmark files of the dataset that a reference, mask or points, belongs to: DATA/masks/train/a.png is deepest."""
+    folders = (file.parent.parent, file.parent, file.parent.parent.parent)
     return next((found for found in map(find_landmarks, folders) if found.files), LandmarkFiles())
 
 
@@ -86,12 +88,12 @@ def _table(scores: dict[str, dict[str, LandmarkScores]]) -> str:
     return text.getvalue()
 
 
-def _print(means: dict[str, LandmarkScores], cases: int) -> None:
+def _print(means: dict[str, LandmarkScores], cases: int, shown: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("landmarks", *SHOWN.values(), title=f"{cases} cases")
+    table = Table("landmarks", *(SHOWN[key] for key in shown), title=f"{cases} cases")
     for name, found in means.items():
-        values = [found[key] for key in SHOWN]
+        values = [found[key] for key in shown]
         table.add_row(name, *("–" if value is None else f"{np.round(value, 3):g}" for value in values))
     Console().print(table)

@@ -143,6 +143,6 @@ def _colours(report: Report) -> list[Any]:
 
     count = len(report.settings.classes)
     if count <= len(COLOURS):
-        order = (*COLOURS[1:], COLOURS[0]) if report.in_pixels else COLOURS
+        order = (*COLOURS[1:], COLOURS[0]) if report.of_pictures else COLOURS
         return list(order[:count])
     return [colormaps["hsv"](i * GOLDEN_STEP % 1) for i in range(count)]

@@ -59,13 +59,19 @@ class Report:
 
     @cached_property
     def in_pixels(self) -> bool:
-        """Whether all cases are pictures, which say nothing of millimetres: lengths are counted in pixels then."""
+        """Whether all cases are pictures of which nobody said the millimetres: lengths are counted in pixels then."""
+        return self.of_pictures and self.settings.pixel_size is None
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether all cases are pictures, whose pixels count as 1 mm thick, and as 1 mm wide if nobody knows better."""
         return all(result.files.reference.suffix.lower() in IMAGE_ENDINGS for result in self.results)
 
     def unit(self, metric: str) -> str:
-        """Of a metric's numbers, "" for a share; a picture's pixels count as 1 mm wide and thick."""
+        """Of a metric's numbers, "" for a share."""
         unit = self.settings.metrics[metric].unit
-        return {"mm": "px", "ml": "1000 px"}.get(unit, unit) if self.in_pixels else unit
+        flat = {"mm": "px", "ml": "1000 px"} if self.in_pixels else {"ml": "1000 mm²"}
+        return flat.get(unit, unit) if self.of_pictures else unit
 
     def heading(self, metric: str) -> str:
         """Name and unit of a metric, "HD95 (mm)"."""

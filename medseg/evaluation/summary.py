@@ -117,6 +117,7 @@ def _how(report: Report, values: Mapping[str, str]) -> dict[str, Any]:
         "surface": report.settings.surface,
         "tolerance_mm": {values[name]: report.settings.tolerances[name] for name in values},
         "resample": report.settings.resample,
+        "pixel_size_mm": report.settings.pixel_size,
         "empty": {keys: dict(metric.empty) for keys, metric in _scores(report).items()},
         "definitions": {**definitions(report), "boundary": BOUNDARIES[report.settings.surface], **RULES},
         "intervals": {

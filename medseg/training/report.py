@@ -58,7 +58,7 @@ def report_validation(
     report.save(run.validation)
     report.print()
     state, description = load_model(run.path)
-    points = report_landmarks(pairs, run.validation)
+    points = report_landmarks(report, run.validation)
     metrics = {**report.summary()["foreground_mean"], **({"landmarks": points["all"]} if points else {})}
     found = {"metrics": metrics, "postprocessing": operations}
     save_model(run.path, state, {**description, **found})

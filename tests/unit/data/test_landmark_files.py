@@ -53,9 +53,10 @@ def name_them(root: Path, **more: object) -> None:
     (root / "landmarks.json").write_text(json.dumps({"structures": {"top": 5, "rest": 7}, **more}))
 
 
-def problems(root: Path) -> list[tuple[str, str | None]]:
-    found = check_dataset(open_dataset(root, strict=False), workers=0, progress=False).findings
-    return [(finding.problem, finding.case) for finding in found if finding.severity == "error"]
+def problems(root: Path, severity: str = "error", **target: object) -> list[tuple[str, str | None]]:
+    chosen = {"name": "landmarks", **target} if target else None
+    found = check_dataset(open_dataset(root, strict=False), target=chosen, workers=0, progress=False).findings
+    return [(finding.problem, finding.case) for finding in found if finding.severity == severity]
 
 
 def plan_of(root: Path, **overrides: object) -> Plan:
@@ -222,6 +223,31 @@ def test_a_little_outside_is_how_people_draw(discs: Path) -> None:
 def test_numbers_that_differ_are_found_without_a_layout(discs: Path) -> None:
     np.save(discs / "landmarks" / "case1.npy", disc(20, 20)[:7])
     assert problems(discs) == [("has 7 landmarks, most cases have 12", "case1")]
+
+
+def test_structures_that_the_files_do_not_have(discs: Path) -> None:
+    assert problems(discs, structures={"foreground": 12}) == []
+    wrong = ("has 12 landmarks (target.structures has 11)", "case0")
+    assert problems(discs, structures={"foreground": 11})[0] == wrong
+    name_them(discs)
+    assert problems(discs, structures={"foreground": 11})[0] == wrong
+    assert problems(discs, structures={"foreground": 11}, from_masks=True) == []
+
+
+def test_a_layout_without_landmark_files(discs: Path) -> None:
+    name_them(discs)
+    for file in (discs / "landmarks").iterdir():
+        file.unlink()
+    told = ("no training case has landmarks that can be read (12 expected)", None)
+    assert (problems(discs), problems(discs, "warning")) == ([], [told])
+    assert problems(discs, from_masks=False) == [told]
+    assert problems(discs, from_masks=True) == []
+
+
+def test_a_layout_that_the_labels_contradict(discs: Path) -> None:
+    name_them(discs, values={"top": 1, "rest": 7})
+    ((problem, _),) = problems(discs)
+    assert "structure 'rest' has no label value" in problem
 
 
 def test_landmarks_without_image_and_image_without_landmarks(discs: Path, tmp_path: Path) -> None:

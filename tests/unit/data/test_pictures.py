@@ -227,8 +227,9 @@ def test_an_image_without_mask_is_refused_or_skipped_by_choice(tmp_path):
     with pytest.raises(BadDataset, match=r"1 image\(s\) have no mask: alone\. Fix: .*data\.unlabelled=skip"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, unlabelled="skip").training) == 6
-    findings = check_dataset(open_dataset(tmp_path, strict=False), progress=False)
-    assert [(f.severity, f.case) for f in findings.findings] == [("error", "alone")]
+    for choice, severity in (("refuse", "error"), ("skip", "note")):
+        findings = check_dataset(open_dataset(tmp_path, strict=False, unlabelled=choice), progress=False)
+        assert [(f.severity, f.case) for f in findings.findings] == [(severity, "alone")]
 
 
 def test_shades_of_a_smoothed_mask_are_no_classes(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from medseg.errors import UsageError
 from medseg.evaluation import Evaluator, Report, evaluate_arrays, evaluate_command, evaluate_folders, pair_folders
 from medseg.io import Geometry, read_labels, write_labels
 
@@ -210,6 +211,17 @@ def test_flat_images_are_evaluated_and_drawn(tmp_path: Path) -> None:
     report = evaluate_folders(tmp_path / "p", tmp_path / "r", tmp_path / "out", progress=False)
     assert report.results[0].scores["1"]["hausdorff_distance_95"] == pytest.approx(1.0)
     assert (tmp_path / "out" / "report.html").exists()
+    assert [report.unit(name) for name in ("hausdorff_distance_95", "volume_ml")] == ["px", "1000 px"]
+    known = evaluate_folders(tmp_path / "p", tmp_path / "r", pixel_size=0.25, progress=False)
+    assert known.results[0].scores["1"]["hausdorff_distance_95"] == pytest.approx(0.25)
+    assert [known.unit(name) for name in ("hausdorff_distance_95", "volume_ml")] == ["mm", "1000 mm²"]
+    assert known.summary()["pixel_size_mm"] == 0.25
+
+
+@pytest.mark.parametrize(("size", "problem"), [(0.7, "this is a volume"), (0, "pixel_size is 0"), (-1.0, "above 0")])
+def test_a_pixel_size_that_cannot_be(folders: tuple[Path, Path], size: float, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        evaluate_folders(*folders, pixel_size=size, progress=False)
 
 
 def test_command_returns_6_while_predictions_are_missing(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -230,7 +230,18 @@ def test_masks_on_sides_have_landmark_scores(tmp_path: Path) -> None:
         (data / kind).rmdir()
     (data / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "right": 1, "left": 2}}))
     run = fit(config(data, tmp_path / "run"))
-    assert json.loads((run / "validation" / "landmark_scores.json").read_text())["cases"] == 2
+    first = json.loads((run / "validation" / "landmark_scores.json").read_text())
+    assert first["cases"] == 2
+    output = tmp_path / "report"
+    words = [f"predictions={run / 'validation'}", f"references={data / 'masks' / 'val'}", f"output={output}"]
+    assert evaluate_command(compose("evaluate", [*words, "pixel_size=0.5"])) == 0
+    again = json.loads((output / "landmark_scores.json").read_text())
+    for name, scores in again["mean"].items():
+        assert scores["mean_radial_error_px"] == first["mean"][name]["mean_radial_error_px"]
+        assert scores["mean_radial_error"] == pytest.approx(scores["mean_radial_error_px"] / 2)
+    distances = [json.loads((folder / "summary.json").read_text()) for folder in (run / "validation", output)]
+    whole, half = (found["foreground_mean"]["HD95"] for found in distances)
+    assert half == pytest.approx(whole / 2)
 
 
 def test_a_target_without_structures_is_refused(tmp_path: Path) -> None:
