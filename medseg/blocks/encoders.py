@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ class NamedEncoder(nn.Module):
         family, _, variant = name.partition("/")
         if family not in BACKBONES:
             raise UsageError(f"unknown encoder family '{family}': {nearest(family, BACKBONES)}")
-        self.backbone, channels, reductions = BACKBONES[family](variant, spatial_dims, in_channels)
+        self.backbone, channels, reductions, self.made_for = BACKBONES[family](variant, spatial_dims, in_channels)
         # timm says so; sizes cannot, as height and channels may be equal.
         self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.stem = nn.Sequential(
@@ -52,9 +53,22 @@ class NamedEncoder(nn.Module):
         self.strides = tuple((step,) * spatial_dims for step in (1, *steps))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """image (B, in_channels, *S) -> features, finest first, each (B, C_i, *S_i)."""
-        features = self.backbone(image)
+        """image (B, in_channels, *S) -> features, finest first, each (B, C_i, *S_i).
+
+        Raises:
+            UsageError: a size that a backbone of fixed size cannot take.
+        """
+        features = self.backbone(image) if self.made_for is None else self._at_fixed_size(image)
         return [self.stem(image), *(x.movedim(-1, 1) if self.channels_last else x for x in features)]
+
+    def _at_fixed_size(self, image: Tensor) -> list[Tensor]:
+        try:
+            return cast(list[Tensor], self.backbone(image))
+        except (AssertionError, RuntimeError) as error:
+            wanted = "x".join(map(str, self.made_for or ()))
+            problem = f"encoder '{self.name}' is made for images of {wanted}: {' '.join(str(error).split())[:120]}"
+            fix = f"set plan.patch_size=[{wanted.replace('x', ',')}], or choose an encoder of any size"
+            raise UsageError(problem, fix=fix) from error
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Weights of the whole classifier for a timm backbone, as timm publishes them.
@@ -75,8 +89,6 @@ class NamedEncoder(nn.Module):
         family, _, variant = self.name.partition("/")
         if family != "timm":
             return state
-        import timm
-
         found = []
         settings: tuple[dict[str, Any], ...] = (
             {},
@@ -85,8 +97,7 @@ class NamedEncoder(nn.Module):
         with torch.random.fork_rng([]):
             for cfg in settings:
                 torch.manual_seed(0)
-                model = timm.create_model(variant, features_only=True, in_chans=self.in_channels, **cfg)
-                found.append(model.state_dict())
+                found.append(_features_of(variant, self.in_channels, **cfg)[0].state_dict())
         # timm takes what it finds and leaves the rest as it was: what equals the untrained network was not there.
         left = [name for name, x in found[1].items() if x.ndim > 1 and torch.equal(x, found[0][name])]
         if left:
@@ -94,12 +105,13 @@ class NamedEncoder(nn.Module):
         return found[1]
 
 
-Backbone = tuple[nn.Module, Sequence[int], Sequence[int]]
+# The network, channels and reductions of its features, and the only size that it takes, if there is one.
+Backbone = tuple[nn.Module, Sequence[int], Sequence[int], Sequence[int] | None]
 
 
 def _vovnet(variant: str, spatial_dims: int, in_channels: int) -> Backbone:
     backbone = vovnet_encoder(variant, spatial_dims=spatial_dims, in_channels=in_channels)
-    return backbone, backbone.channels, backbone.reductions
+    return backbone, backbone.channels, backbone.reductions, None
 
 
 def _timm(variant: str, spatial_dims: int, in_channels: int) -> Backbone:
@@ -110,11 +122,23 @@ def _timm(variant: str, spatial_dims: int, in_channels: int) -> Backbone:
     if not timm.is_model(variant):
         raise UsageError(f"unknown timm model '{variant}': {_few(nearest(variant, timm.list_models()))}")
     try:
-        backbone = timm.create_model(variant, features_only=True, in_chans=in_channels, pretrained=False)
+        backbone, made_for = _features_of(variant, in_channels)
     except (RuntimeError, AssertionError, AttributeError) as error:
         raise UsageError(f"timm model '{variant}' gives no features of several resolutions ({error})") from None
     information = cast(Any, backbone).feature_info
-    return backbone, information.channels(), information.reduction()
+    return backbone, information.channels(), information.reduction(), made_for
+
+
+def _features_of(variant: str, in_channels: int, **more: Any) -> tuple[nn.Module, Sequence[int] | None]:
+    """timm's extractor of features, of any image size where it can; and the size of those that cannot."""
+    import timm
+
+    shared = {"features_only": True, "in_chans": in_channels, **more}
+    if not timm.get_pretrained_cfg_value(variant, "fixed_input_size"):
+        return timm.create_model(variant, **shared), None
+    with contextlib.suppress(TypeError):  # families that know no such argument
+        return timm.create_model(variant, dynamic_img_size=True, **shared), None
+    return timm.create_model(variant, **shared), (timm.get_pretrained_cfg_value(variant, "input_size") or ())[1:]
 
 
 def _few(text: str) -> str:

@@ -38,30 +38,29 @@ def describe_parts(model: Mapping[str, Any]) -> list[PartCard]:
         model: name and arguments.
 
     Raises:
-        UsageError: the model hosts no skip paths.
+        UsageError: the model hosts no skip paths, or cannot be built with these arguments.
     """
     if "skips" not in MODELS.arguments(model["name"]):
         raise UsageError(f"model '{model['name']}' hosts no skip paths", fix="use one that takes the argument skips")
-    whole = _parameters({**model, "skips": None}) or 0
+    whole = _parameters({**model, "skips": None})
     cards = []
     for role, registry in REGISTRIES.items():
         for name in registry.names():
             doc = inspect.getdoc(registry.get(name)) or ""
             source = re.search(r"^Source: (.+)$", doc, re.MULTILINE)
-            count = _parameters({**model, "skips": {role: name}})
             neutral = bool(getattr(registry.get(name), "neutral_at_init", False))
             summary = " ".join(doc.partition("\n\n")[0].split())
-            added = None if count is None else count - whole
+            try:
+                added = _parameters({**model, "skips": {role: name}}) - whole
+            except UsageError:
+                added = None
             cards.append(PartCard(role, name, source[1] if source else "-", neutral, added, summary))
     return cards
 
 
-def _parameters(model: Mapping[str, Any]) -> int | None:
+def _parameters(model: Mapping[str, Any]) -> int:
     with torch.device("meta"):
-        try:
-            return sum(p.numel() for p in create_model(**model).parameters())
-        except UsageError:
-            return None
+        return sum(p.numel() for p in create_model(**model).parameters())
 
 
 def part_table(model: Mapping[str, Any]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -28,13 +28,15 @@ class Attachment:
     state: dict[str, Tensor]
     trainable: dict[str, bool]
     hook: RemovableHandle
+    held: set[str] = field(default_factory=set)  # frozen normalisations that it keeps in evaluation mode
 
 
 def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str = "skips") -> list[str]:
     """Append pyramid operations and edits to a model's skip path, and freeze all that is not to be trained.
 
-    Frozen batch normalisation keeps to its running statistics, in training too. Activations of a frozen encoder are
-    not kept in memory.
+    What is attached comes in the model's mode, precision and device, so that a forward pass can follow at once. Frozen
+    batch normalisation keeps to its running statistics, in training too. Activations of a frozen encoder are not kept
+    in memory.
 
     Args:
         model: hosts a skip path, e.g. a trained model.
@@ -46,24 +48,28 @@ def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str 
         Names of the parameters to train; their ``requires_grad`` is set.
 
     Raises:
-        UsageError: something is attached already, a merge is given, nothing is left to train, or a name is unknown.
+        UsageError: something is attached already, a merge is given, nothing is left to train, a name is unknown, or
+            the settings are none.
     """
     path = skip_path(model)
     if train not in TRAIN:
         raise UsageError(f"unknown train '{train}': {nearest(train, TRAIN)}")
     if attachment(model) is not None:
         raise UsageError("the model has skips attached already", fix="call detach_skips first")
-    if isinstance(settings, str) or "merge" in (settings or {}):
+    if skip_settings(settings)["merge"] is not None:
         raise UsageError(
             "a merge cannot be attached to a trained model, as its channels depend on it", fix="train anew"
         )
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    place = next(model.parameters())
     before = len(path.pyramid), len(path.edits)
     try:
         path.extend(settings)
     except UsageError:  # the parts before the one that is refused are there already
         _shorten(path, *before)
         raise
+    for part in (*path.pyramid[before[0] :], *path.edits[before[1] :]):
+        part.to(place.device, place.dtype).train(model.training)
     parameters = dict(model.named_parameters())
     trained = [name for name in parameters if _is_trained(model, name, name not in trainable, train)]
     if not trained:
@@ -88,12 +94,15 @@ def detach_skips(model: nn.Module) -> None:
         return
     _shorten(path, attached.pyramid, attached.edits)
     state = model.state_dict()
-    for name, tensor in attached.state.items():
-        state[name].copy_(tensor)
+    for name in attached.state.keys() & state.keys():  # a pruned network has fewer
+        state[name].copy_(attached.state[name])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(attached.trainable[name])
     attached.hook.remove()
     path.attached = None
+    for name, module in model.named_modules():
+        if name in attached.held:
+            module.train(model.training)
 
 
 def attachment(model: nn.Module) -> Attachment | None:
@@ -143,6 +152,9 @@ def _statistics(model: nn.Module, trained: set[str]) -> set[str]:
 
 
 def _hold_frozen_statistics(model: nn.Module, _: Any) -> None:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+    held = cast(Attachment, attachment(model)).held
+    for name, module in model.named_modules():
+        frozen = isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters())
+        if frozen and module.training:
             module.eval()
+            held.add(name)

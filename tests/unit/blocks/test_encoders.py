@@ -98,7 +98,15 @@ def test_channels_last_features_of_transformers_come_as_channels() -> None:
     model = create_model("unet", spatial_dims=2, base_channels=4, encoder="timm/swin_tiny_patch4_window7_224")
     assert model.encoder.channels == [4, 96, 192, 384, 768]
     with torch.no_grad():
-        assert model.eval()(torch.randn(1, 1, 224, 224)).shape == (1, 2, 224, 224)
+        assert model.eval()(torch.randn(1, 1, 64, 96)).shape == (1, 2, 64, 96)  # timm's own is for 224x224 only
+
+
+def test_a_backbone_of_fixed_size_refuses_others() -> None:
+    model = create_model("unet", spatial_dims=2, base_channels=4, encoder="timm/coatnet_nano_rw_224").eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 1, 224, 224)).shape == (1, 2, 224, 224)
+        with pytest.raises(UsageError, match=r"is made for images of 224x224: .*Fix: set plan.patch_size=\[224,224\]"):
+            model(torch.randn(1, 1, 64, 64))
 
 
 def test_the_layout_of_features_does_not_depend_on_the_size_of_the_image() -> None:

@@ -127,6 +127,7 @@ def test_attach_refuses_what_cannot_be() -> None:
         ({"merge": "add"}, "skips", "a merge cannot be attached"),
         ({"edit": "scale"}, "skips", "nothing to train"),
         ({"edit": "sc_tuner"}, "skip", "did you mean 'skips'"),
+        (3, "skips", "skips is 3"),
     ):
         with pytest.raises(UsageError, match=message):
             attach_skips(model, settings, train=train)
@@ -169,6 +170,40 @@ def test_frozen_batch_norm_keeps_its_statistics_and_detach_restores_the_others()
     assert not model.state_dict()["encoder.stages.0.0.norm.running_mean"].equal(
         state["encoder.stages.0.0.norm.running_mean"]
     )
+
+
+def test_what_is_attached_follows_its_host() -> None:
+    model = create_model("unet", spatial_dims=2, base_channels=4, depth=1, norm="batch").eval().double()
+    image = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    before = model(image)
+    attach_skips(model, {"pyramid": ["spatial_context"], "edit": ["sc_tuner"]})
+    assert not any(module.training for module in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    assert torch.equal(model(image), before)
+
+
+def test_detach_gives_frozen_batch_norm_back_to_training() -> None:
+    model = create_model("unet", spatial_dims=2, base_channels=4, depth=1, norm="batch").train()
+    for mode in (True, False):
+        attach_skips(model.train(), {"edit": "sc_tuner"})
+        model(torch.randn(2, 1, 8, 8))
+        assert not model.encoder.stages[0][0].norm.training
+        model.train(mode)
+        detach_skips(model)
+        assert {module.training for module in model.modules()} == {mode}
+
+
+def test_a_pruned_network_is_detached_too() -> None:
+    model = create_model("unetpp", spatial_dims=2, base_channels=4, depth=2, deep_supervision=True).eval()
+    state = {name: tensor.clone() for name, tensor in model.prune(1).state_dict().items()}
+    trained = attach_skips(model, {"edit": "sc_tuner"}, train="all")
+    with torch.no_grad():
+        for name in trained:
+            model.get_parameter(name).add_(1)
+    pruned = model.prune(1)
+    detach_skips(pruned)
+    assert pruned.state_dict().keys() == state.keys()
+    assert all(tensor.equal(state[name]) for name, tensor in pruned.state_dict().items())
 
 
 def test_settings_add_up_to_the_attached_network() -> None:

@@ -37,3 +37,8 @@ def test_a_model_without_skip_paths_is_refused(monkeypatch) -> None:
     monkeypatch.setitem(MODELS._factories, "no_skips", lambda *, spatial_dims: nn.Identity())
     with pytest.raises(UsageError, match="'no_skips' hosts no skip paths"):
         describe_parts({"name": "no_skips", "spatial_dims": 2})
+
+
+def test_a_model_that_cannot_be_built_is_refused() -> None:
+    with pytest.raises(UsageError, match="norm"):
+        describe_parts({"name": "unet", "spatial_dims": 2, "base_channels": 4, "depth": 2, "norm": "bach"})
