@@ -49,13 +49,18 @@ def read_metadata(root: Path) -> dict[str, dict[str, str]]:
     if path is None:
         return {}
     rows = read_rows(path)
-    key = next((name for name in CASE_COLUMNS if rows and name in rows[0]), None)
+    key = case_column(list(rows[0]) if rows else ())
     if key is None:
         raise BadDataset(f"no column names the case (known: {', '.join(CASE_COLUMNS)})", path=path)
     found = {bare(row[key]): row for row in rows}
     if len(found) < len(rows):
         raise BadDataset(f"{len(rows)} rows name only {len(found)} cases", path=path, fix="give each case one row")
     return found
+
+
+def case_column(columns: Sequence[str]) -> str | None:
+    """The first of `CASE_COLUMNS` that is there."""
+    return next((name for name in CASE_COLUMNS if name in columns), None)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from medseg.data.case_files import group_images, image_files, label_files
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.dataset import Case, open_dataset
 from medseg.data.layouts import Layout
-from medseg.data.metadata import IMAGE_COLUMN, LABEL_COLUMNS, read_rows
+from medseg.data.metadata import IMAGE_COLUMN, LABEL_COLUMNS, case_column, read_rows
 from medseg.data.own_split import with_table
 from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, BadGeometry, BadVoxels, MedsegError, UnreadableFile, UsageError
@@ -42,7 +41,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     """The cases that a path names.
 
     * an image file: one case;
-    * a ``.csv`` table with the columns ``case`` and ``image``, or ``image_0000``, ``image_0001`` and so on for the
+    * a table (.csv, .tsv) with the columns ``case`` and ``image``, or ``image_0000``, ``image_0001`` and so on for the
       channels; paths are relative to the table;
     * a dataset (a folder with a dataset.json, with images and masks or landmarks, or a list): its test cases, else all;
     * a folder of DICOM slices: one case, named like the folder;
@@ -63,7 +62,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
         raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
     if source.is_file() and source.suffix.lower() in LIST_ENDINGS and _has_labels(source):
         cases = _test_or_all(read_list(source))
-    elif source.is_file() and source.suffix.lower() == ".csv":
+    elif source.is_file() and source.suffix.lower() in LIST_ENDINGS:
         cases = _table(source)
     elif source.is_dir() and not (source / "imagesTr").is_dir() and (layout := known_layout(source, strict=False)):
         cases = _test_or_all(with_table(layout, source))
@@ -217,24 +216,20 @@ def _dicom_folders(root: Path) -> list[Case]:
 
 def _table(path: Path) -> list[Case]:
     """Cases of a CSV file."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = sorted(name for name in reader.fieldnames or () if IMAGE_COLUMN.fullmatch(name))
-            if "case" not in (reader.fieldnames or ()) or not columns:
-                found = ", ".join(reader.fieldnames or ()) or "none"
-                raise BadDataset(f"its columns are {found}", path=path, fix="give case and image, or image_0000 ...")
-            return _distinct([_row(row, columns, path, reader.line_num) for row in reader], path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadDataset(f"is not a table in UTF-8: {error}", path=path, fix="export it as CSV (UTF-8)") from None
+    rows = read_rows(path)
+    known = list(rows[0]) if rows else []
+    columns, name = [column for column in known if IMAGE_COLUMN.fullmatch(column)], case_column(known)
+    if rows and (name is None or not columns):
+        raise BadDataset(f"its columns are {', '.join(known)}", path=path, fix="give case and image, or image_0000 ...")
+    return _distinct([_row(row, str(name), sorted(columns), path, n) for n, row in enumerate(rows, 1)], path)
 
 
-def _row(row: dict[str, str], columns: Sequence[str], path: Path, line: int) -> Case:
-    name, files = (row["case"] or "").strip(), [(row[column] or "").strip() for column in columns]
+def _row(row: dict[str, str], case: str, columns: Sequence[str], path: Path, number: int) -> Case:
+    name, files = row[case], [row[column] for column in columns]
     if not name or not all(files):
-        raise BadDataset(f"line {line} has an empty cell (expected {', '.join(['case', *columns])})", path=path)
+        raise BadDataset(f"row {number} has an empty cell (expected {', '.join([case, *columns])})", path=path)
     if name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise BadDataset(f"line {line}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
+        raise BadDataset(f"row {number}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
     return Case(name, tuple(path.parent / Path(file).expanduser() for file in files))
 
 

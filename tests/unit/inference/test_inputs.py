@@ -121,16 +121,18 @@ def test_a_table_of_cases(tmp_path: Path) -> None:
     assert cases[1].images == (Path("/data/b0.nii"), tmp_path / "b1.nii")
     with pytest.raises(UsageError, match="2 channel files"):
         find_cases(table, channels=3)
+    table.write_text("Case_ID;Image\na;a.nii\n")
+    assert [(case.id, case.images) for case in find_cases(table, channels=1)] == [("a", (tmp_path / "a.nii",))]
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("id,image\na,a.nii\n", "its columns are id, image"),
-        ("", "its columns are none"),
-        ("case,image\na,\n", "line 2 has an empty cell"),
+        ("name,image\na,a.nii\n", "its columns are name, image"),
+        ("", "no image found"),
+        ("case,image\na,\n", "row 1 has an empty cell"),
         ("case,image\na,a.nii\na,b.nii\n", "two cases are called 'a'"),
-        ("case,image\n../a,a.nii\n", "line 2: case '../a' is no file name"),
+        ("case,image\n../a,a.nii\n", "row 1: case '../a' is no file name"),
         ("case,image\n", "no image found"),
     ],
 )
