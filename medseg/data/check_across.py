@@ -52,7 +52,8 @@ def check_across(dataset: SegmentationDataset, reports: Reports, split: Mapping[
 
 def _folds(dataset: SegmentationDataset, split: Mapping[str, Any]) -> tuple[list[Split], list[Finding]]:
     folds, has_file = split.get("folds", 5), split.get("file") or (dataset.root / "splits_final.json").exists()
-    if len(dataset.training) < folds and not has_file and not split.get("group_by"):
+    brought = has_file or (dataset.split and split.get("own", True))
+    if len(dataset.training) < folds and not brought and not split.get("group_by"):
         fix = "set data.folds=, or data.folds=1 to train on all"
         return [], [Finding("note", f"{len(dataset.training)} training cases are too few for {folds} folds", fix=fix)]
     try:

@@ -17,7 +17,7 @@ from medseg.data.label_names import LabelTable, parse_labels
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.layouts import Layout, find_layout, with_labels
 from medseg.data.metadata import with_metadata
-from medseg.data.own_split import divide, matching, with_table
+from medseg.data.own_split import divide, matching, with_table, with_tables_beside
 from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, UsageError, nearest, some
 from medseg.io import file_ending, read_json
@@ -222,7 +222,7 @@ def _open_plain(
 def _layout(root: Path, listed: Path | None, strict: bool) -> Layout:
     layout = read_list(listed) if listed else known_layout(root, strict=strict)
     if layout is not None:
-        return layout if listed else with_table(layout, root)
+        return with_tables_beside(layout, listed) if listed else with_table(layout, root)
     inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)
     known = "images and masks, or imagesTr, labelsTr and dataset.json (nnU-Net, Decathlon)"
     fix = f"give {inner}" if inner else f"give a folder with {known}"

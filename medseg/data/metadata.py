@@ -21,9 +21,9 @@ IMAGE_COLUMN = re.compile(r"image(_\d{4})?")
 KNOWN_COLUMNS = {*CASE_COLUMNS, *PATIENT_COLUMNS, *LABEL_COLUMNS, SPLIT_COLUMN}
 
 
-def find_table(root: Path) -> Path | None:
-    """``metadata.csv`` or BIDS' ``participants.tsv`` in the dataset's folder."""
-    return next((root / name for name in TABLES if (root / name).is_file()), None)
+def find_tables(root: Path) -> list[Path]:
+    """``metadata.csv`` and BIDS' ``participants.tsv`` in the dataset's folder, as far as they are there."""
+    return [root / name for name in TABLES if (root / name).is_file()]
 
 
 def with_metadata(root: Path, *parts: Sequence[Case]) -> list[list[Case]]:
@@ -35,26 +35,28 @@ def with_metadata(root: Path, *parts: Sequence[Case]) -> list[list[Case]]:
     rows, ids = read_metadata(root), sorted(case.id for part in parts for case in part)
     if rows and ids and not rows.keys() & set(ids):  # else its patients would be forgotten without a word
         fix = "name the cases as their images, or rename the table"
-        raise BadDataset(f"it names none of the cases ({some(ids, 3)})", path=find_table(root), fix=fix)
+        raise BadDataset(f"it names none of the cases ({some(ids, 3)})", path=find_tables(root)[0], fix=fix)
     return [[replace(case, metadata=rows.get(case.id, {})) for case in part] for part in parts]
 
 
 def read_metadata(root: Path) -> dict[str, dict[str, str]]:
     """Case -> column -> value; empty without a table. A case is named with or without folder and ending.
 
+    Where there are two tables, the first has the say.
+
     Raises:
-        BadDataset: the table has no column that names the case, names a case twice, or is not UTF-8 text.
+        BadDataset: a table has no column that names the case, names a case twice, or is not UTF-8 text.
     """
-    path = find_table(root)
-    if path is None:
-        return {}
-    rows = read_rows(path)
-    key = case_column(list(rows[0]) if rows else ())
-    if key is None:
-        raise BadDataset(f"no column names the case (known: {', '.join(CASE_COLUMNS)})", path=path)
-    found = {bare(row[key]): row for row in rows}
-    if len(found) < len(rows):
-        raise BadDataset(f"{len(rows)} rows name only {len(found)} cases", path=path, fix="give each case one row")
+    found: dict[str, dict[str, str]] = {}
+    for path in reversed(find_tables(root)):
+        rows = read_rows(path)
+        key = case_column(list(rows[0]) if rows else ())
+        if key is None:
+            raise BadDataset(f"no column names the case (known: {', '.join(CASE_COLUMNS)})", path=path)
+        own = {bare(row[key]): row for row in rows}
+        if len(own) < len(rows):
+            raise BadDataset(f"{len(rows)} rows name only {len(own)} cases", path=path, fix="give each case one row")
+        found |= {case: {**found.get(case, {}), **row} for case, row in own.items()}
     return found
 
 

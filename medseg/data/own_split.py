@@ -11,7 +11,7 @@ from medseg.data.case import Case
 from medseg.data.case_files import bare
 from medseg.data.case_list import side_of
 from medseg.data.layouts import SIDE_NAMES, Layout, Side
-from medseg.data.metadata import SPLIT_COLUMN, find_table, with_metadata
+from medseg.data.metadata import SPLIT_COLUMN, TABLES, find_tables, read_metadata, with_metadata
 from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest, some
 
 SPLIT_FIX = "correct the list, or set data.own_split=false"
@@ -27,6 +27,19 @@ def with_table(layout: Layout, root: Path) -> Layout:
     return replace(layout, cases=tuple(cases), sides={**layout.sides, **listed_sides(root, cases)})
 
 
+def with_tables_beside(layout: Layout, listed: Path) -> Layout:
+    """The layout of a list, whose cases have what the folder's tables say of them and the list does not.
+
+    Raises:
+        BadDataset: as `read_metadata`.
+    """
+    if listed.name in TABLES:
+        return layout
+    rows = read_metadata(listed.parent)
+    cases = [replace(case, metadata={**rows.get(case.id, {}), **case.metadata}) for case in layout.cases]
+    return replace(layout, cases=tuple(cases))
+
+
 def listed_sides(root: Path, cases: Sequence[Case]) -> dict[str, Side]:
     """Case -> side, as ``train.txt``, ``val.txt`` and ``test.txt``, or a column ``split`` of the folder's table, say.
 
@@ -35,7 +48,7 @@ def listed_sides(root: Path, cases: Sequence[Case]) -> dict[str, Side]:
     Raises:
         BadDataset: ids that are not there, or on two sides; a word in the column that is no side.
     """
-    table = find_table(root)
+    table = next(iter(find_tables(root)), None)
     column = {c.id: c.metadata[SPLIT_COLUMN] for c in cases if c.metadata.get(SPLIT_COLUMN)} if table else {}
     sides: dict[str, Side] = {case: side_of(word, case, table or root) for case, word in column.items()}
     for side, names in SIDE_NAMES.items():
@@ -77,9 +90,9 @@ def divide(
     test = [case for case in cases if sides.get(case.id) == "test"]
     training = [case for case in cases if sides.get(case.id) != "test" and case.label is not None]
     val = sorted(case.id for case in training if sides.get(case.id) == "val")
-    if not val:
-        return training, test, None
     stated = "train" in sides.values()
+    if not val:
+        return [case for case in training if not stated or case.id in sides], test, None
     train = sorted(c.id for c in training if sides.get(c.id) == "train" or (not stated and sides.get(c.id) is None))
     return training, test, {"train": train, "val": val}
 

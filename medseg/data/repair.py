@@ -17,7 +17,7 @@ from medseg.data.findings import Finding, Repair
 from medseg.data.inspect_case import near_integers
 from medseg.data.landmark_files import FOLDERS, LAYOUT
 from medseg.data.landmark_files import TABLE as LANDMARK_TABLE
-from medseg.data.metadata import find_table, read_rows
+from medseg.data.metadata import find_tables, read_rows
 from medseg.errors import ResourceError, UsageError
 from medseg.io import Volume, read_geometry, read_json, read_labels, read_volume, write_json, write_labels, write_volume
 
@@ -98,8 +98,8 @@ def _write_label(case: Case, path: Path, copy: Path, repairs: set[Repair]) -> No
 def _copy_description(dataset: SegmentationDataset, target: Path, broken: set[str]) -> None:
     """What says something of several cases, without the cases left out: dataset.json, tables, folds, landmarks.json."""
     target.mkdir(parents=True, exist_ok=True)
-    table, splits = find_table(dataset.root), dataset.root / "splits_final.json"
-    if table:
+    splits = dataset.root / "splits_final.json"
+    for table in find_tables(dataset.root):
         shutil.copyfile(table, target / table.name)
     if (dataset.root / "dataset.json").is_file():
         write_json(target / "dataset.json", _without(read_json(dataset.root / "dataset.json"), dataset, broken))

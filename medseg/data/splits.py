@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medseg.data.dataset import Case, SegmentationDataset
-from medseg.data.metadata import PATIENT_COLUMNS, TABLES, find_table
+from medseg.data.metadata import PATIENT_COLUMNS, TABLES, find_tables
 from medseg.data.own_split import read_ids
 from medseg.errors import BadDataset, UsageError, nearest, some
 from medseg.io import read_json, write_json
@@ -70,13 +70,16 @@ def make_splits(
     patients = patient_groups((*dataset.training, *dataset.test))
     check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], patients, what="the test set")
     groups = read_groups(dataset, group_by) if group_by else {}
+    if group_by and not leave_out:  # which is for sites, that a test set may share
+        everyone = {**groups, **grouped_by(dataset.test, group_by)}
+        check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], everyone, what="the test set")
     stored = dataset.root / "splits_final.json"
     if file or (own and stored.exists() and not group_by and not dataset.list_file):
         logger.info("folds are those of %s", file or stored)
         splits = read_splits(Path(file or stored), ids)
     elif own and dataset.split and not group_by:
         splits = [{part: list(names) for part, names in dataset.split.items()}]
-    elif group_by:
+    elif group_by and (folds != 1 or leave_out):
         splits = grouped_splits(groups, folds, seed, leave_out)
     else:
         splits = [{"train": sorted(ids), "val": []}] if folds == 1 else nnunet_splits(ids, folds, seed)
@@ -170,22 +173,33 @@ def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:
         BadDataset: no table, or cases without a value.
         UsageError: no such column.
     """
-    path = find_table(dataset.root)
+    path = next(iter(find_tables(dataset.root)), None)
     if path is None and not dataset.list_file:
         raise BadDataset(f"group_by={column} needs a table of the cases", path=dataset.root, fix=f"add {TABLES[0]}")
     columns = {name for case in dataset.training for name in case.metadata}
-    column = next((name for name in columns if name.lower() == column.lower()), column)
-    if column not in columns:
-        raise UsageError(f"the table has no column '{column}': {nearest(column, columns)}", path=path)
-    missing = [case.id for case in dataset.training if not case.metadata.get(column)]
+    if column.lower() not in map(str.lower, columns):
+        problem = f"the table has no column '{column}': {nearest(column, columns)}"
+        raise UsageError(problem, path=dataset.list_file or path)
+    found = grouped_by(dataset.training, column)
+    missing = [case.id for case in dataset.training if case.id not in found]
     if missing:
-        raise BadDataset(f"{some(missing)} have no '{column}'", path=path, fix="fill in the column")
-    return {case.id: case.metadata[column] for case in dataset.training}
+        fix = "fill in the column"
+        raise BadDataset(f"{some(missing)} have no '{column}'", path=dataset.list_file or path, fix=fix)
+    return found
 
 
-def patient_groups(cases: Iterable[Case]) -> dict[str, str]:
-    """Case -> patient, for the cases whose table row names one."""
-    return {case.id: case.metadata[column] for case in cases for column in PATIENT_COLUMNS if case.metadata.get(column)}
+def grouped_by(cases: Iterable[Case], column: str) -> dict[str, str]:
+    """Case -> value in a column of its table row, capitals or not, where it has one."""
+    named = (
+        (case.id, value) for case in cases for name, value in case.metadata.items() if name.lower() == column.lower()
+    )
+    return {case: value for case, value in named if value}
+
+
+def patient_groups(cases: Sequence[Case]) -> dict[str, str]:
+    """Case -> patient, for the cases whose table row names one; the first of `PATIENT_COLUMNS` that is filled."""
+    columns = reversed(PATIENT_COLUMNS)
+    return {case.id: case.metadata[column] for column in columns for case in cases if case.metadata.get(column)}
 
 
 def grouped_splits(groups: Mapping[str, str], folds: int, seed: int, leave_out: bool) -> list[Split]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,37 @@ import numpy as np
 from medseg.data.case import Case
 from medseg.data.case_files import CHANNEL
 from medseg.data.color import COLOR_FIX, checked_color, in_color
+from medseg.data.landmark_files import find_landmarks
 from medseg.data.layouts import LABELS, find_layout
+from medseg.data.own_split import matching
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan
 from medseg.data.plan_choices import choose_network
+from medseg.data.plan_rules import scheme_of
 from medseg.errors import BadDataset, InputRefused, MedsegError
 from medseg.io import KNOWN_ENDINGS, file_ending, read_channels
 
+Z_SCORE = {"scheme": "zscore", "nonzero": False}
 NOT_IMAGES = {*LABELS, "labelsts", "imagests", "test"}  # labels, and the images that a test is made of
 
 
 def is_labelled(root: Path) -> bool:
     """Whether a path is a dataset that training knows; its images and folds are then those of training."""
-    return not root.is_dir() or (root / "dataset.json").exists() or find_layout(root) is not None
+    described = not root.is_dir() or (root / "dataset.json").exists()
+    return described or find_layout(root) is not None or bool(find_landmarks(root).files)
 
 
-def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
+def find_images(root: Path, *, leave_out: Sequence[str] = (), test: str | None = None) -> list[Case]:
     """Every image file at any depth, as a case named after its path; folders of labels and of test images are skipped.
 
     Args:
         root: the folder.
         leave_out: ids (file names without ending, with or without channel number) that must not be used.
+        test: pattern of further ids that must not be used, e.g. ``"site_b_*"``.
 
     Raises:
         BadDataset: fewer than two images are left.
+        UsageError: no image matches `test`.
     """
     cases, held_out = [], set(leave_out)
     for file in sorted(root.rglob("*")):
@@ -50,6 +58,9 @@ def find_images(root: Path, *, leave_out: Sequence[str] = ()) -> list[Case]:
         name = inner.as_posix()[: -len(file_ending(file))]
         if held_out.isdisjoint(source_ids(name)):
             cases.append(Case(name, (file,)))
+    if test:
+        apart = {case.id for case in matching([replace(case, id=case.id.rpartition("/")[2]) for case in cases], test)}
+        cases = [case for case in cases if case.id.rpartition("/")[2] not in apart]
     return at_least_two(cases, root)
 
 
@@ -71,18 +82,19 @@ def source_ids(name: str) -> set[str]:
 def plan_images(
     cases: Sequence[Case], name: str, *, workers: int | None, device: str, given: Mapping[str, Any], color: str = "keep"
 ) -> Plan:
-    """Read every image once and plan the views: their size and the network's strides by training's rules, z-scores.
+    """Read every image once and plan the views: size, strides and the scale of colours by training's rules, z-scores.
 
     Raises:
         InputRefused: an image that cannot be read, is not 2D, or has other channels than the first.
         UsageError: an unknown color.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    shape_of = partial(_shape, color=checked_color(color))
-    for case, shape in map_cases(shape_of, cases, workers=choose_workers(workers, cases), title="read images"):
-        if isinstance(shape, MedsegError):
-            raise shape
-        shapes[case.id] = shape
+    highest = 0.0
+    look = partial(_shape_and_highest, color=checked_color(color))
+    for case, found in map_cases(look, cases, workers=choose_workers(workers, cases), title="read images"):
+        if isinstance(found, MedsegError):
+            raise found
+        shapes[case.id], highest = found[0], max(highest, found[1])
     channels = shapes[cases[0].id][0]
     for case in cases:
         if shapes[case.id][0] != channels:
@@ -98,7 +110,10 @@ def plan_images(
         labels={"background": 0, "foreground": 1},
         ignore_label=None,
         spacing=spacing,
-        normalization=({"scheme": "zscore", "nonzero": False},) * channels,
+        normalization=tuple(
+            scheme_of("imagenet", channel, channels, {}, highest) if channels == 3 else Z_SCORE
+            for channel in range(channels)
+        ),
         crop_nonzero=False,
         mirror_axes=(0, 1),
         mirror_swaps={},
@@ -109,8 +124,8 @@ def plan_images(
     return plan.override(**wanted)
 
 
-def _shape(case: Case, color: str) -> tuple[int, ...]:
+def _shape_and_highest(case: Case, color: str) -> tuple[tuple[int, ...], float]:
     volume = in_color(read_channels(case.images, case=case.id), color)
     if volume.ndim != 2:
         raise InputRefused("is a volume (pretraining takes 2D images)", path=case.images[0])
-    return volume.array.shape
+    return volume.array.shape, float(volume.array.max())

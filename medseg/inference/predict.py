@@ -68,6 +68,7 @@ def predict_cases(
             dicom_seg=dicom_seg,
             uncertainty=doubt,
             landmarks=not predictor.target.dense,
+            highest=max(predictor.plan.labels.values()),
         )
         for case in cases
     ]
@@ -109,11 +110,12 @@ def output_files(
     dicom_seg: bool,
     uncertainty: str | None = None,
     landmarks: bool = False,
+    highest: int = 0,
 ) -> dict[str, Path]:
-    """The files of a case, by the arguments of `Segmentation.save` that name them."""
+    """The files of a case, by the arguments of `Segmentation.save` that name them; `highest` is of the label values."""
     image = case.images[0]
     known = image.name.lower().endswith(KNOWN_ENDINGS) and not image.is_dir()
-    files = {"path": folder / f"{case.id}{label_ending(file_ending(image)) if known else '.nii.gz'}"}
+    files = {"path": folder / f"{case.id}{label_ending(file_ending(image), highest) if known else '.nii.gz'}"}
     if probabilities:
         files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
     if uncertainty:

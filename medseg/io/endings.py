@@ -25,6 +25,9 @@ def file_ending(path: str | Path) -> str:
     raise UnreadableFile(f"unknown kind of file (known: {' '.join(KNOWN_ENDINGS)})", path=path, fix="convert it")
 
 
-def label_ending(ending: str) -> str:
-    """The ending for labels predicted from a file with ``ending``: the same, but .png for lossy .jpg."""
-    return ".png" if ending in (".jpg", ".jpeg") else ending
+def label_ending(ending: str, highest: int = 0) -> str:
+    """The ending for labels up to `highest`, predicted from a file with ``ending``: the same where it can hold them.
+
+    .png stands in for .jpg, which changes them, and for .bmp above 255.
+    """
+    return ".png" if ending in (".jpg", ".jpeg") or (ending == ".bmp" and highest > 255) else ending

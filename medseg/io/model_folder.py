@@ -82,7 +82,7 @@ def read_model(folder: str | Path, name: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def _check_folder(folder: Path, weights: str) -> None:
-    if folder.suffix.lower() in PICKLE_ENDINGS:
+    if folder.suffix.lower() in PICKLE_ENDINGS and folder.exists():
         problem = "is a pickle, which can run code when loaded (expected a model folder)"
         raise UnsafeArtefact(problem, path=folder, fix=f"give a folder with {weights} and {DESCRIPTION}")
     if not folder.is_dir():

@@ -50,7 +50,7 @@ def load_swin_weights(encoder: nn.Module, source: str | Path | Literal[True]) ->
         UsageError: naming what does not match; the encoder is left unchanged.
         UnreadableFile, UnsafeArtefact, ResourceError: as `medseg.io.weights`.
     """
-    weights = download_timm_weights(TIMM_NAME) if source is True else read_weights(source)
+    weights = download_timm_weights(TIMM_NAME) if source is True else _as_timm(read_weights(source))
     own = encoder.state_dict()
     fitting, adapted = {}, []
     for name, tensor in weights.items():
@@ -69,6 +69,14 @@ def load_swin_weights(encoder: nn.Module, source: str | Path | Literal[True]) ->
     report = Loaded(sorted(own), sorted(adapted), sorted(unused))
     logger.info("pretrained=%s: %s", source, report)
     return report
+
+
+def _as_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in timm's names, whose mergings begin a stage; in Microsoft's files they end the stage before."""
+    if not any(name.startswith("layers.0.downsample.") for name in weights):
+        return dict(weights)
+    following = lambda match: f"layers.{int(match[1]) + 1}.downsample."  # noqa: E731
+    return {re.sub(r"^layers\.(\d+)\.downsample\.", following, name): tensor for name, tensor in weights.items()}
 
 
 def mismatches(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:

@@ -96,11 +96,13 @@ def choose_images(cfg: Config, profile: DeviceProfile) -> tuple[list[Case], Plan
         (fold,) = choose_folds(one_fold(cfg), len(folds))
         cases = [dataset.case(case) for case in folds[fold]["train"]]
         return at_least_two(cases, root), plan_training(dataset, cfg)
+    if data["group_by"]:
+        raise UsageError("data.group_by needs a dataset, this is a folder of images", path=root, fix="leave it out")
     left_out: list[str] = []
     if data["split_file"]:
         folds = read_splits(Path(data["split_file"]), None)
         left_out = folds[choose_folds(one_fold(cfg), len(folds))[0]]["val"]
-    cases = find_images(root, leave_out=left_out)
+    cases = find_images(root, leave_out=left_out, test=data["test"])
     given = dict(cfg["plan"])
     if given.pop("file", None):
         return cases, Plan.load(cfg["plan"]["file"]).override(**given)

@@ -35,10 +35,12 @@ class PretrainedEncoder:
     cases: tuple[str, ...]
 
     def adopt(self, arguments: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Model arguments with the pretrained strides instead of the plan's, unless the user chose a shape."""
-        free = "strides" in arguments and not any(chosen.get(key) for key in ("strides", "depth"))
-        taken = {"strides": self.model["strides"]} if free and "strides" in self.model else {}
-        return {**arguments, **taken}
+        """Model arguments with the pretrained strides and table of positions, unless the user chose others."""
+        rivals: dict[str, tuple[str, ...]] = {"strides": ("strides", "depth")}
+        if "structures" not in arguments:  # networks of landmarks see images of their own size only
+            rivals["image_size"] = ("image_size",)
+        free = [key for key, keys in rivals.items() if not any(chosen.get(one) for one in keys)]
+        return {**arguments, **{key: self.model[key] for key in free if key in arguments and key in self.model}}
 
     @torch.no_grad()
     def load_into(self, network: nn.Module) -> dict[str, Any]:

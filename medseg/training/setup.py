@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -141,9 +142,9 @@ def load_encoder(network: nn.Module, path: str | Path) -> None:
     """
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, NamedEncoder):
-        raise UsageError(
-            "a file of weights needs a named encoder", path=path, fix="e.g. model=unet model.encoder=timm/resnet34"
-        )
+        takes_them = "pretrained" in inspect.signature(type(network)).parameters
+        fix = f"set model.pretrained={path}" if takes_them else "e.g. model=unet model.encoder=timm/resnet34"
+        raise UsageError("a file of weights needs a named encoder", path=path, fix=fix)
     encoder.load_backbone(read_weights(path))
 
 
