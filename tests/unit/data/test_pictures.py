@@ -377,3 +377,31 @@ def test_colour_masks_without_a_map_say_why(tmp_path):
     coloured(tmp_path / "masks" / "c0.png", (255, 0, 0))
     with pytest.raises(BadDataset, match=r"is a colour picture .* state in dataset.json what each colour is"):
         open_dataset(tmp_path)
+
+
+def test_cases_of_no_list_are_left_out_without_validation_too(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "train.txt").write_text("c0\nc1\nc2\n")
+    (tmp_path / "test.txt").write_text("c5\n")
+    dataset = open_dataset(tmp_path)
+    assert (ids(dataset.training), ids(dataset.test)) == (["c0", "c1", "c2"], ["c5"])
+
+
+def test_tables_beside_a_list_tell_of_patients_too(tmp_path):
+    folder(tmp_path)
+    rows = [f"images/c{n}.png,masks/c{n}.png,{'val' if n == 1 else 'train'}" for n in range(6)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,mask,split", *rows]))
+    (tmp_path / "participants.tsv").write_text("participant_id\tpatient\n" + "".join(f"c{n}\tp{n}\n" for n in range(6)))
+    assert make_splits(open_dataset(tmp_path / "list.csv"))[0]["val"] == ["c1"]
+    (tmp_path / "metadata.csv").write_text("case,patient\nc0,p0\nc1,p0\n")  # has the say over the other table
+    dataset = open_dataset(tmp_path / "list.csv")
+    assert dataset.case("c5").metadata["patient"] == "p5"
+    with pytest.raises(BadDataset, match="c1 of group 'p0', as c0"):
+        make_splits(dataset)
+
+
+def test_check_knows_the_split_of_a_short_list(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "list.csv").write_text(ROWS + "images/c2.png,masks/c2.png,val,p1\n")
+    found = check_dataset(open_dataset(tmp_path / "list.csv", strict=False), progress=False).findings
+    assert "trains and validates on the same: c2 of group 'p1'" in found[0].problem

@@ -119,3 +119,22 @@ def test_group_errors(tmp_path):
     (tmp_path / "metadata.csv").unlink()
     with pytest.raises(BadDataset, match="needs a table"):
         make_splits(replace(dataset(tmp_path), root=tmp_path / "elsewhere"), group_by="site")
+
+
+def test_a_group_is_not_divided_between_training_and_test(tmp_path):
+    whole = dataset(tmp_path, {f"c{n:02d}": {"lesion": f"l{n // 2}", "Site": "AB"[n % 2]} for n in range(10)})
+    apart = replace(whole, training=whole.training[:-1], test=whole.training[-1:])
+    with pytest.raises(BadDataset, match="training and the test set share c09 of group 'l4', as c08"):
+        make_splits(apart, group_by="lesion", folds=2)
+    assert len(make_splits(apart, group_by="site", leave_out=True)) == 2  # a test set may be of the same sites
+
+
+def test_one_fold_of_groups_trains_on_all(tmp_path):
+    (split,) = make_splits(dataset(tmp_path, by_patient()), group_by="patient", folds=1)
+    assert (len(split["train"]), split["val"]) == (10, [])
+
+
+def test_the_first_patient_column_has_the_say(tmp_path):
+    rows = {case: {"patient": row["patient"], "subject": case} for case, row in by_patient().items()}
+    with pytest.raises(BadDataset, match=r"group 'p\d'"):
+        make_splits(dataset(tmp_path, rows))

@@ -71,5 +71,7 @@ def test_weights_go_into_a_named_encoder_only(tmp_path) -> None:
     load_encoder(model, tmp_path / "w.safetensors")
     assert torch.equal(model.encoder.backbone.stem[0].conv.weight, state["stem.0.conv.weight"])
     plain = create_model("unet", spatial_dims=2, base_channels=4, depth=1)
-    with pytest.raises(UsageError, match="needs a named encoder"):
-        load_encoder(plain, tmp_path / "w.safetensors")
+    swin = create_model("att_swin_unet", depths=(2, 2), embed_dim=8, num_heads=2, window_size=4)
+    for other, fix in ((plain, "e.g. model=unet"), (swin, "set model.pretrained=")):
+        with pytest.raises(UsageError, match=f"needs a named encoder. Fix: {fix}"):
+            load_encoder(other, tmp_path / "w.safetensors")

@@ -36,6 +36,7 @@ def test_endings() -> None:
     assert file_ending("a/b.c/case.x_0000.NII.GZ") == ".nii.gz"
     assert file_ending(Path("scan.mha")) == ".mha"
     assert {label_ending(ending) for ending in KNOWN_ENDINGS} == set(KNOWN_ENDINGS) - {".jpg", ".jpeg"}
+    assert (label_ending(".bmp", 255), label_ending(".bmp", 256)) == (".bmp", ".png")
     with pytest.raises(UnreadableFile, match="known:"):
         file_ending("notes.txt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,14 @@ def test_without_network_the_download_fails_in_one_line(monkeypatch: pytest.Monk
 
 def test_a_model_folder_does_not_ask_for_the_file_again() -> None:
     assert lasting_arguments({"name": "att_swin_unet", "pretrained": "x"}) == {"name": "att_swin_unet"}
+
+
+def test_weights_in_the_layout_of_microsoft_are_read(swin_t: nn.Module, file: Path, tmp_path: Path) -> None:
+    mine = narrow(depths=(2, 2, 6, 2), pretrained=file).encoder.state_dict()
+    moved = {
+        re.sub(r"layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name): tensor
+        for name, tensor in swin_t.state_dict().items()
+    }
+    torch.save({"model": moved}, tmp_path / "swin.pth")
+    theirs = narrow(depths=(2, 2, 6, 2), pretrained=tmp_path / "swin.pth").encoder.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.models import models_command
+from medseg.errors import UsageError
+from medseg.models import create_model, models_command
 from medseg.models.table import describe
 
 
@@ -22,3 +23,19 @@ def test_command_prints_what_the_pattern_asks_for(capsys: pytest.CaptureFixture[
     assert "unet_classic" in printed
     assert "7,759,521" in printed
     assert "unetpp" not in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("barlow_swin", {"num_heads": 0}, "num_heads is 0 .*at least 1"),
+        ("barlow_swin", {"dropout": 2}, "dropout is 2 .*below 1"),
+        ("barlow_swin", {"image_size": [32]}, "cannot be built with image_size=.32.: not enough values"),
+        ("att_swin_unet", {"drop_path": 1.5}, "drop_path is 1.5"),
+        ("att_swin_unet", {"embed_dim": 0}, "embed_dim is 0"),
+        ("unet", {"spatial_dims": 2, "out_channels": 1.5}, "out_channels is 1.5"),
+    ],
+)
+def test_numbers_that_no_network_has(name, settings, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_model(name, **settings)

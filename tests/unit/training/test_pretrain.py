@@ -186,8 +186,9 @@ def test_a_model_that_is_no_encoder_is_refused(words, tmp_path) -> None:
     fit(compose("train", [*words, f"run_dir={run}", "trainer.steps_per_epoch=1"]))
     with pytest.raises(UnreadableFile, match="not a pretrained encoder"):
         load_pretrained(run)
-    with pytest.raises(UnreadableFile, match="is not a model folder"):
-        load_pretrained(tmp_path / "nowhere")
+    for name in ("nowhere", "nowhere.pth"):
+        with pytest.raises(UnreadableFile, match="is not a model folder"):
+            load_pretrained(tmp_path / name)
 
 
 def test_pretraining_on_validation_images_is_told(pretrained, capsys) -> None:
@@ -301,3 +302,50 @@ def test_mismatches_name_every_difference() -> None:
     given = {"a": torch.zeros(2), "b": torch.zeros(1)}
     wanted = {"a": torch.zeros(3), "c": torch.zeros(1)}
     assert mismatches(given, wanted) == ["c is missing", "b is unknown", "a is [2] (network [3])"]
+
+
+def test_a_folder_is_scaled_as_its_dataset_and_leaves_test_images_out(folder, words) -> None:
+    profile = make_profile(compose("pretrain", words)["trainer"])
+    plans = [
+        choose_images(compose("pretrain", [f"data={where}", *words[1:]]), profile)[1]
+        for where in (folder, folder / "images")
+    ]
+    assert plans[0].normalization == plans[1].normalization
+    apart = [f"data={folder / 'images'}", *words[1:], "data.test=p0[0-7]"]
+    assert [case.id for case in choose_images(compose("pretrain", apart), profile)[0]] == ["p08", "p09"]
+    with pytest.raises(UsageError, match="no case matches"):
+        choose_images(compose("pretrain", [*apart, "data.test=q*"]), profile)
+    with pytest.raises(UsageError, match="group_by needs a dataset"):
+        choose_images(compose("pretrain", [*apart, "data.group_by=patient"]), profile)
+
+
+def test_validation_images_with_landmarks_alone_are_not_seen(tmp_path, words) -> None:
+    pictures(tmp_path / "images", 10)
+    (tmp_path / "landmarks").mkdir()
+    for file in (tmp_path / "images").iterdir():
+        np.save(tmp_path / "landmarks" / f"{file.stem}.npy", np.float32([[5, 5], [15, 5], [9, 14]]))
+    (tmp_path / "landmarks.json").write_text(json.dumps({"structures": {"lung": 3}}))
+    cfg = compose("pretrain", [f"data={tmp_path}", *words[1:], "data.folds=5"])
+    seen = {case.id for case in choose_images(cfg, make_profile(cfg["trainer"]))[0]}
+    assert len(seen) == 8
+
+
+def test_barlow_swin_may_be_tuned_at_another_size(folder, words, tmp_path) -> None:
+    small = ["model=barlow_swin", "model.embed_dim=8", "model.num_heads=2", "model.decoder_channels=[8,8,4,4]"]
+    shared = [word for word in words if not word.startswith(("model", "plan"))] + small
+    run = pretrain(
+        compose(
+            "pretrain",
+            [
+                *shared,
+                f"run_dir={tmp_path / 'p'}",
+                "plan.patch_size=[32,32]",
+                "batch_size=4",
+                "trainer.steps_per_epoch=1",
+            ],
+        )
+    ).parent
+    more = [f"pretrained={run}", "plan.patch_size=[48,48]", "trainer.steps_per_epoch=1", f"run_dir={tmp_path / 't'}"]
+    state, description = load_model(fit(compose("train", [*shared, *more])))
+    assert state["encoder.position"].shape == (1, 8, 8, 8)
+    assert description["model"]["image_size"] == [32, 32]
