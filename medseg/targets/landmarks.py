@@ -41,6 +41,7 @@ class Landmarks:
 
     name = "landmarks"
     dense = False
+    channels: tuple[tuple[int, ...], ...] = ()
     mirrors = False  # a mirrored right lung would have to be called the left one, in another order
 
     def __init__(
