@@ -97,6 +97,16 @@ def test_commands_take_it_as_any_other_model(trained: tuple[Path, Path], tmp_pat
     mean = json.loads((report / "summary.json").read_text())["foreground_mean"]
     assert mean["Implausible"] == 0 or mean["Dice"] == 0
 
+    (out / "case0.npy").unlink()
+    (out / "case1.npy").unlink()
+    (out / "case1.png").unlink()
+    assert evaluate_command(compose("evaluate", words)) == 6
+    scores = json.loads((report / "landmark_scores.json").read_text())
+    assert (scores["cases"], scores["mean"]["all"]["n_missing"]) == (6, pytest.approx(2 * 14 / 6))
+    assert [row.split(",")[2:4] for row in (report / "landmarks.csv").read_text().splitlines()[1:7:3]] == [
+        ["14", "14"]
+    ] * 2
+
 
 class Fixed(torch.nn.Module):
     """Answers with points in the middle of the patch."""
