@@ -95,7 +95,8 @@ def piece_outlines(mask: np.ndarray, count: int) -> list[np.ndarray]:
     import cv2
 
     found, _ = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    pieces = sorted((outline[:, 0] for outline in found if len(outline) > 2), key=len, reverse=True)
+    outlines = sorted(found, key=lambda outline: (cv2.contourArea(outline), len(outline)), reverse=True)
+    pieces = [outline[:, 0] for outline in outlines if len(outline) > 2]
     return sorted((piece + 0.5 for piece in pieces[:count]), key=lambda outline: float(outline[:, 0].mean()))
 
 

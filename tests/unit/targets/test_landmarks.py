@@ -112,6 +112,13 @@ def test_structures_that_share_a_value_are_told_apart_by_their_side() -> None:
     assert points[1].isnan().all(), "with one lung nobody can tell which"
 
 
+def test_the_largest_piece_is_that_of_the_largest_area() -> None:
+    label = torch.zeros(1, 1, 40, 100, dtype=torch.uint8)
+    label[..., 5:25, 5:25], label[..., 38:40, 2:98] = 1, 1
+    target = Landmarks(structures={"lung": 8}, labels={"background": 0, "lung": 1}, from_masks=True)
+    assert target.encode(label)[..., 0].max() < 0.3, "the stripe has the longer outline"
+
+
 @given(st.integers(3, 60), st.booleans(), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_rings_keep_start_and_direction(count: int, reverse: bool, shift: int) -> None:
