@@ -22,6 +22,7 @@ from medseg.io import load_array, read_json
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
 LAYOUT, TABLE = "landmarks.json", "landmarks.csv"
+LARGEST = 65535  # label value that a painted mask, a .png, can hold
 OUTSIDE = 0.02  # of the image's width or height: annotators draw along its border, and now and then a little beyond
 
 
@@ -127,9 +128,10 @@ def _values(given: Any, layout: LandmarkLayout, path: Path) -> dict[str, int] | 
     if given is None:
         return None
     names = layout.structures
-    if not isinstance(given, dict) or not all(_is_integer(value) and value > 0 for value in given.values()):
+    if not isinstance(given, dict) or not all(_is_integer(value) and 0 < value <= LARGEST for value in given.values()):
         fix = f'write e.g. {{"{next(iter(names))}": 1}}'
-        raise BadDataset(f"'values' is {given!r} (expected structure: label value above 0)", path=path, fix=fix)
+        expected = f"expected structure: label value above 0, {LARGEST} at most"
+        raise BadDataset(f"'values' is {given!r} ({expected})", path=path, fix=fix)
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
         raise BadDataset(f"'values' has '{unknown}', which is no structure: {nearest(unknown, names)}", path=path)

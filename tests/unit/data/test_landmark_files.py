@@ -107,7 +107,10 @@ def test_layout_with_edges_to_nowhere(discs: Path) -> None:
     [
         *(({"edges": edges}, "pairs of point numbers") for edges in (5, {}, "ab", [1, 2], [["x", "y"]], [[0, 1.0]])),
         ({"edges": [[0, 1], [4, 5]]}, "edge .4, 5. leads from 'top' to 'rest'"),
-        *(({"values": values}, "label value above 0") for values in ("foo", [1, 2], {"top": "one"}, {"top": 0})),
+        *(
+            ({"values": values}, "label value above 0")
+            for values in ("foo", [1, 2], {"top": "one"}, {"top": 0}, {"top": 65536})
+        ),
         ({"values": {"zzz": 1}}, "'zzz', which is no structure"),
     ],
 )

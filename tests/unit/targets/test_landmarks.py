@@ -175,6 +175,13 @@ def test_points_with_a_gradient_are_decoded() -> None:
     assert two_lungs().decode(torch.rand(1, 9, 2, requires_grad=True), (8, 8)).shape == (1, 8, 8)
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(255, torch.uint8), (32767, torch.int16), (65535, torch.int32)])
+def test_any_label_value_is_decoded(value: int, dtype: torch.dtype) -> None:
+    target = Landmarks(structures={"a": 3}, labels={"background": 0, "a": value})
+    labels = target.decode(torch.tensor([[[0.0, 0.0], [0.9, 0.0], [0.0, 0.9]]]), (8, 8))
+    assert (labels.dtype, int(labels.max())) == (dtype, value)
+
+
 def test_points_that_cannot_be() -> None:
     target = two_lungs()
     with pytest.raises(BadLabels, match=r"the cases have 8 landmarks \(expected 9: right lung 4, left lung 5\)"):
