@@ -22,6 +22,7 @@ from medseg.io import load_array, read_json
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
 LAYOUT, TABLE = "landmarks.json", "landmarks.csv"
+MOST = 10_000  # points of a case: a larger number of one is a mistake, and each before it would take memory
 LARGEST = 65535  # label value that a painted mask, a .png, can hold
 OUTSIDE = 0.02  # of the image's width or height: annotators draw along its border, and now and then a little beyond
 
@@ -172,7 +173,7 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
 
     Raises:
         UnreadableFile: cells that are not numbers, or rows that lack some.
-        BadDataset: other columns.
+        BadDataset: other columns, a point that is given twice, or a point's number below 0 or far too large.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -191,9 +192,12 @@ def _long_table(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, np.n
     for row in rows:
         case = points.setdefault(row.get("case", path.stem), {})
         number = int(row.get("point", len(case)))
+        name = row.get("case", path.stem)
         if number in case:
-            name = row.get("case", path.stem)
             raise BadDataset(f"has point {number} of case '{name}' twice", path=path, fix="remove one of the rows")
+        if not 0 <= number < MOST:
+            problem = f"has point {number} of case '{name}' (expected 0 to {MOST - 1})"
+            raise BadDataset(problem, path=path, fix="number the points from 0 on")
         case[number] = (float(row["x"] or "nan"), float(row["y"] or "nan"))
     missing = (float("nan"), float("nan"))
     return {case: np.array([found.get(n, missing) for n in range(max(found) + 1)]) for case, found in points.items()}
