@@ -173,7 +173,7 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
 
     Raises:
         UnreadableFile: cells that are not numbers, or rows that lack some.
-        BadDataset: other columns, a point that is given twice, or a point's number below 0 or far too large.
+        BadDataset: other columns, a point or a case that is given twice, or a point's number below 0 or far too large.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -181,10 +181,19 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
         if {"x", "y"} <= set(header):
             return _long_table(path, [dict(zip(header, row, strict=True)) for row in rows])
         if header[0] == "case" and len(header) > 2 and len(header) % 2:
-            return {row[0]: np.array([float(cell or "nan") for cell in row[1:]]).reshape(-1, 2) for row in rows}
+            return _wide_table(path, rows)
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
         raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x, y") from None
     raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix="give case, point, x and y")
+
+
+def _wide_table(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    points: dict[str, np.ndarray] = {}
+    for case, *cells in rows:
+        if case in points:
+            raise BadDataset(f"has case '{case}' twice", path=path, fix="remove one of the rows")
+        points[case] = np.array([float(cell or "nan") for cell in cells]).reshape(-1, 2)
+    return points
 
 
 def _long_table(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:

@@ -162,6 +162,12 @@ def test_a_point_given_twice_is_refused(tmp_path: Path) -> None:
         read_landmarks(tmp_path / "landmarks.csv", "a")
 
 
+def test_a_case_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "landmarks.csv").write_text("case,x0,y0\na,1,2\na,3,4\n")
+    with pytest.raises(BadDataset, match="has case 'a' twice"):
+        read_landmarks(tmp_path / "landmarks.csv", "a")
+
+
 @pytest.mark.parametrize("number", [-1, 10_000, 3_000_000_000])
 def test_absurd_numbers_of_points_are_refused(tmp_path: Path, number: int) -> None:
     (tmp_path / "landmarks.csv").write_text(f"case,point,x,y\na,0,1,2\na,{number},3,4\n")
