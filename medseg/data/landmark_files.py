@@ -3,7 +3,7 @@
 Points are (x, y) in pixels of the image, x to the right and y down, pixel i covering i to i + 1. ``landmarks.json``
 lies in the dataset's folder or in that of the landmarks: {"structures": {"right lung": 44, "left lung": 50}}, in the
 order of the points; "edges" (pairs of point numbers; else every structure is a ring) and "values" (structure -> label
-value of the masks) may be added.
+value of the masks, of all structures) may be added.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def read_layout(path: Path) -> LandmarkLayout:
 
     Raises:
         BadDataset: it does not say what its points belong to; edges that are no pairs of points of one structure;
-            values that are no label values of its structures.
+            values that are no label values of its structures, or of some only.
     """
     given = read_json(path)
     structures = given.get("structures") if isinstance(given, dict) else None
@@ -136,6 +136,10 @@ def _values(given: Any, layout: LandmarkLayout, path: Path) -> dict[str, int] | 
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
         raise BadDataset(f"'values' has '{unknown}', which is no structure: {nearest(unknown, names)}", path=path)
+    missing = next((name for name in names if name not in given), None)
+    if missing is not None:
+        fix = "give every structure one, or leave 'values' out"
+        raise BadDataset(f"'values' has no label value for structure '{missing}'", path=path, fix=fix)
     return given
 
 

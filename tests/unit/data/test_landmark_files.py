@@ -112,6 +112,7 @@ def test_layout_with_edges_to_nowhere(discs: Path) -> None:
             for values in ("foo", [1, 2], {"top": "one"}, {"top": 0}, {"top": 65536})
         ),
         ({"values": {"zzz": 1}}, "'zzz', which is no structure"),
+        ({"values": {"top": 1}}, "no label value for structure 'rest'"),
     ],
 )
 def test_layout_that_is_malformed(discs: Path, more: dict, message: str) -> None:
