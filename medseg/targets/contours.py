@@ -5,7 +5,7 @@ A point (x, y) in pixels lies in the pixel of column floor(x) and row floor(y), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,20 @@ def mask_points(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarr
         for structure, outline in zip(group, outlines, strict=True):
             points[structure.members] = resample_ring(outline, structure.count)
     return points / np.array([labels.shape[1], labels.shape[0]], np.float32)
+
+
+def lost_structures(maps: Iterable[np.ndarray], structures: Sequence[Structure]) -> list[str]:
+    """Names of the structures that `mask_points` finds in none of the label maps (H, W); no more are read than needed.
+
+    A structure is also lost where it touches another of its label value, as both are one piece then.
+    """
+    lost = list(structures)
+    for labels in maps:
+        points = mask_points(labels, structures)
+        lost = [structure for structure in lost if np.isnan(points[structure.members]).any()]
+        if not lost:
+            break
+    return [structure.name for structure in lost]
 
 
 def piece_outlines(mask: np.ndarray, count: int) -> list[np.ndarray]:

@@ -258,7 +258,21 @@ def test_a_layout_without_landmark_files(discs: Path) -> None:
     told = ("no training case has landmarks that can be read (12 expected)", None)
     assert (problems(discs), problems(discs, "warning")) == ([], [told])
     assert problems(discs, from_masks=False) == [told]
-    assert problems(discs, from_masks=True) == []
+    assert problems(discs, from_masks=True) == [("no training mask has a piece of its own for top, rest", None)]
+
+
+def test_structures_that_touch_or_lack_in_masks(discs: Path) -> None:
+    """Of two structures with one label, masks of one disc have one piece."""
+    two = {"structures": {"top": 5, "rest": 7}, "from_masks": True}
+    assert problems(discs, "warning", structures={"disc": 9}, from_masks=True) == []
+    told = problems(discs, "warning", **two)
+    assert [case for _, case in told] == [f"case{n}" for n in range(6)]
+    assert told[0][0] == "the mask has no piece of its own for top, rest (not learnt from this case)"
+    assert problems(discs, **two) == [("no training mask has a piece of its own for top, rest", None)]
+    apart = np.zeros((48, 64), np.uint8)
+    apart[5:20, 5:20] = apart[25:40, 40:60] = 1
+    Image.fromarray(apart).save(discs / "masks" / "case3.png")
+    assert (len(problems(discs, "warning", **two)), problems(discs, **two)) == (5, [])
 
 
 def test_a_layout_that_the_labels_contradict(discs: Path) -> None:

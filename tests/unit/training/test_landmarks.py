@@ -14,7 +14,7 @@ from PIL import Image
 
 from medseg.compose import compose
 from medseg.data.check import check_command
-from medseg.errors import BadLabels, UsageError
+from medseg.errors import BadDataset, BadLabels, UsageError
 from medseg.evaluate_model import evaluate_command
 from medseg.inference import Predictor
 from medseg.inference.export import export_command
@@ -252,6 +252,16 @@ def test_masks_on_sides_have_landmark_scores(tmp_path: Path) -> None:
     distances = [json.loads((folder / "summary.json").read_text()) for folder in (run / "validation", output)]
     whole, half = (found["foreground_mean"]["HD95"] for found in distances)
     assert half == pytest.approx(whole / 2)
+
+
+def test_structures_that_no_mask_has_apart_are_refused(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    pieces = "target.structures={left: 6, right: 8, lowest: 4}"
+    words = ["target.from_masks=true", pieces, "target.values={left: 2, lowest: 2}"]
+    with pytest.raises(BadDataset, match="no training mask has a piece of its own for left, lowest, so") as caught:
+        fit(config(data, tmp_path / "run", *words))
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "run" / "logs").exists()
 
 
 def test_a_target_without_structures_is_refused(tmp_path: Path) -> None:
