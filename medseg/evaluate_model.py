@@ -38,6 +38,7 @@ def predict_labelled(cfg: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[int,
     """Segment the labelled cases of a dataset; returns the folder of the segmentations, and the model's regions."""
     from medseg.data.dataset import open_dataset
     from medseg.inference import Predictor, predict_cases
+    from medseg.inference.record import Record, record_path
 
     dataset = open_dataset(cfg["references"], strict=False)
     parts = (dataset.test, dataset.validation, dataset.training)
@@ -48,6 +49,8 @@ def predict_labelled(cfg: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[int,
     wanted = any(name in ("ece", "brier") for name in cfg.get("metrics") or ())
     output = Path(cfg["output"]) / "predictions"
     predictor = Predictor.from_pretrained(cfg["model"])
-    predict_cases(predictor, cases, output, probabilities=wanted)
+    record = Record(record_path(output, None))
+    predict_cases(predictor, cases, output, probabilities=wanted, record=record)
+    record.save()
     classes = predictor.target.classes
     return output, classes if any(len(values) > 1 for values in classes.values()) else None

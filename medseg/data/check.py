@@ -10,7 +10,7 @@ from typing import Any
 
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.check_across import check_across
-from medseg.data.check_landmarks import check_points
+from medseg.data.check_landmarks import check_outlines, check_points
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.findings import Finding, Findings, ordered
 from medseg.data.inspect_case import CaseInspector, CaseReport
@@ -112,7 +112,8 @@ def _target(
     """What a target, or the dataset itself, declares and that cannot be: regions, levels, structures of landmarks."""
     declared = {"regions": dataset.regions, "landmarks": dataset.landmarks}
     for settings in [target] if target else [{"name": name} for name, said in declared.items() if said is not None]:
-        from medseg.targets.base import configure_target  # torch: seconds that most checks do without
+        from medseg.targets import Landmarks  # torch: seconds that most checks do without
+        from medseg.targets.base import configure_target
 
         try:
             made = configure_target(settings, dataset.label_facts)
@@ -122,6 +123,8 @@ def _target(
         else:
             counts = {case.id: reports[case.id].landmarks for case in dataset.training}
             yield from check_points(counts, dataset.landmarks, made.points, chosen=target is not None)
+            if isinstance(made, Landmarks) and made.from_masks:
+                yield from check_outlines(dataset.training, made.structures)
 
 
 def _refused(case: Case, error: MedsegError) -> CaseReport:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from medseg.data.case import Case
 from medseg.data.findings import Finding
 from medseg.data.landmark_files import LandmarkLayout, faults, find_landmarks, read_landmarks
 from medseg.errors import MedsegError
-from medseg.io import Geometry
+from medseg.io import Geometry, read_labels
+
+if TYPE_CHECKING:
+    from medseg.targets.contours import Structure
+
+APART = "structures that share a label must not touch; give each its own, or make one structure of both"
 
 
 def inspect_landmarks(
@@ -58,6 +65,27 @@ def check_landmark_files(
             if count not in (None, usual):
                 problem = f"has {count} landmarks, most cases have {usual}"
                 yield Finding("error", problem, case, cases[case], "every case needs the same ones")
+
+
+def check_outlines(cases: Iterable[Case], structures: Sequence[Structure]) -> Iterator[Finding]:
+    """Structures that cannot be learnt from the masks of training cases: a warning each; an error if from none."""
+    from medseg.targets.contours import lost_structures
+
+    never = [structure.name for structure in structures]
+    for case in cases:
+        try:
+            labels = read_labels(case.label, case=case.id, coding=case.coding).array[0] if case.label else None
+        except MedsegError:  # told already
+            continue
+        if labels is None or labels.ndim != 2:
+            continue
+        lost = lost_structures([labels], structures)
+        never = [name for name in never if name in lost]
+        if lost:
+            problem = f"the mask has no piece of its own for {', '.join(lost)} (not learnt from this case)"
+            yield Finding("warning", problem, case.id, case.label, APART)
+    if never:
+        yield Finding("error", f"no training mask has a piece of its own for {', '.join(never)}", fix=APART)
 
 
 def check_points(

@@ -3,7 +3,7 @@
 Points are (x, y) in pixels of the image, x to the right and y down, pixel i covering i to i + 1. ``landmarks.json``
 lies in the dataset's folder or in that of the landmarks: {"structures": {"right lung": 44, "left lung": 50}}, in the
 order of the points; "edges" (pairs of point numbers; else every structure is a ring) and "values" (structure -> label
-value of the masks) may be added.
+value of the masks, of all structures) may be added.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from medseg.io import load_array, read_json
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
 LAYOUT, TABLE = "landmarks.json", "landmarks.csv"
+MOST = 10_000  # points of a case: a larger number of one is a mistake, and each before it would take memory
+LARGEST = 65535  # label value that a painted mask, a .png, can hold
 OUTSIDE = 0.02  # of the image's width or height: annotators draw along its border, and now and then a little beyond
 
 
@@ -92,7 +94,7 @@ def read_layout(path: Path) -> LandmarkLayout:
 
     Raises:
         BadDataset: it does not say what its points belong to; edges that are no pairs of points of one structure;
-            values that are no label values of its structures.
+            values that are no label values of its structures, or of some only.
     """
     given = read_json(path)
     structures = given.get("structures") if isinstance(given, dict) else None
@@ -127,12 +129,17 @@ def _values(given: Any, layout: LandmarkLayout, path: Path) -> dict[str, int] | 
     if given is None:
         return None
     names = layout.structures
-    if not isinstance(given, dict) or not all(_is_integer(value) and value > 0 for value in given.values()):
+    if not isinstance(given, dict) or not all(_is_integer(value) and 0 < value <= LARGEST for value in given.values()):
         fix = f'write e.g. {{"{next(iter(names))}": 1}}'
-        raise BadDataset(f"'values' is {given!r} (expected structure: label value above 0)", path=path, fix=fix)
+        expected = f"expected structure: label value above 0, {LARGEST} at most"
+        raise BadDataset(f"'values' is {given!r} ({expected})", path=path, fix=fix)
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
         raise BadDataset(f"'values' has '{unknown}', which is no structure: {nearest(unknown, names)}", path=path)
+    missing = next((name for name in names if name not in given), None)
+    if missing is not None:
+        fix = "give every structure one, or leave 'values' out"
+        raise BadDataset(f"'values' has no label value for structure '{missing}'", path=path, fix=fix)
     return given
 
 
@@ -170,7 +177,7 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
 
     Raises:
         UnreadableFile: cells that are not numbers, or rows that lack some.
-        BadDataset: other columns.
+        BadDataset: other columns, a point or a case that is given twice, or a point's number below 0 or far too large.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -178,10 +185,19 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
         if {"x", "y"} <= set(header):
             return _long_table(path, [dict(zip(header, row, strict=True)) for row in rows])
         if header[0] == "case" and len(header) > 2 and len(header) % 2:
-            return {row[0]: np.array([float(cell or "nan") for cell in row[1:]]).reshape(-1, 2) for row in rows}
+            return _wide_table(path, rows)
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
         raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x, y") from None
     raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix="give case, point, x and y")
+
+
+def _wide_table(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    points: dict[str, np.ndarray] = {}
+    for case, *cells in rows:
+        if case in points:
+            raise BadDataset(f"has case '{case}' twice", path=path, fix="remove one of the rows")
+        points[case] = np.array([float(cell or "nan") for cell in cells]).reshape(-1, 2)
+    return points
 
 
 def _long_table(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
@@ -189,9 +205,12 @@ def _long_table(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, np.n
     for row in rows:
         case = points.setdefault(row.get("case", path.stem), {})
         number = int(row.get("point", len(case)))
+        name = row.get("case", path.stem)
         if number in case:
-            name = row.get("case", path.stem)
             raise BadDataset(f"has point {number} of case '{name}' twice", path=path, fix="remove one of the rows")
+        if not 0 <= number < MOST:
+            problem = f"has point {number} of case '{name}' (expected 0 to {MOST - 1})"
+            raise BadDataset(problem, path=path, fix="number the points from 0 on")
         case[number] = (float(row["x"] or "nan"), float(row["y"] or "nan"))
     missing = (float("nan"), float("nan"))
     return {case: np.array([found.get(n, missing) for n in range(max(found) + 1)]) for case, found in points.items()}

@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import BadGeometry, BadLabels, UsageError
-from medseg.evaluation.arrays import Scores, as_shares, score_class
+from medseg.evaluation.arrays import Scores, score_class
 from medseg.evaluation.boundary import Surface
 from medseg.evaluation.calibration import CalibrationMetric
+from medseg.evaluation.channels import assumed_channels, recorded_channels, shares_by_class
 from medseg.evaluation.folders import CaseFiles
 from medseg.evaluation.metrics import Metric
 from medseg.evaluation.pair import ClassPair, LabelPair
@@ -102,7 +103,7 @@ def evaluate_case(files: CaseFiles, settings: Settings) -> CaseResult:
         reference.array[0],
         spacing=settings.spacing(reference.geometry),
         ignore_label=settings.ignore_label,
-        probabilities=_probabilities(files, settings),
+        probabilities=_probabilities(files, reference, settings),
     )
     _refuse_unknown(pair, files, settings)
     scores = {}
@@ -146,18 +147,19 @@ def relabelled(labels: Volume, values: Mapping[int, int]) -> Volume:
     return replace(labels, array=array)
 
 
-def _probabilities(files: CaseFiles, settings: Settings) -> dict[tuple[int, ...], np.ndarray] | None:
+def _probabilities(files: CaseFiles, reference: Volume, settings: Settings) -> dict[tuple[int, ...], np.ndarray] | None:
     """Probabilities of every class, if a metric needs them and the case has them."""
     wanted = any(isinstance(metric, CalibrationMetric) for metric in settings.metrics.values())
     if not wanted or files.probabilities is None:
         return None
     channels = read_volume(files.probabilities, case=files.id).array
-    values = sorted(settings.known - {settings.ignore_label})
-    if len(channels) == len(settings.classes) != len(values):  # one for each region
-        return dict(zip(settings.classes.values(), channels, strict=True))
-    if len(channels) == 1 and len(values) == 2:  # a network with one sigmoid channel
-        channels = np.concatenate([1 - channels, channels])
-    return as_shares(channels, settings.classes, values)
+    if channels.ndim == reference.ndim + 2 and channels.shape[-1] == 1:  # NIfTI puts an axis between those of a picture
+        channels = channels[..., 0]
+    groups = recorded_channels(files.probabilities)
+    if groups is None:
+        groups = assumed_channels(len(channels), settings.classes, sorted(settings.known - {settings.ignore_label}))
+    groups = tuple(tuple(settings.relabel.get(value, value) for value in group) for group in groups)
+    return shares_by_class(channels, groups, settings.classes)
 
 
 def _prediction(files: CaseFiles, reference: Volume, settings: Settings) -> np.ndarray:

@@ -26,7 +26,9 @@ IN_PIXELS = ("mse", "mean_radial_error_px")
 
 
 def report_landmarks(report: Report, output: str | Path) -> dict[str, LandmarkScores] | None:
-    """Score predicted landmarks, write ``landmarks.csv`` and ``landmarks.json`` and print the means.
+    """Score predicted landmarks, write ``landmarks.csv`` and ``landmark_scores.json`` and print the means.
+
+    A case of which no landmarks were predicted, though others have some, misses every one of its reference.
 
     Args:
         report: of label maps; the predicted landmarks of a case lie beside its own, as ``CASE.npy``, those of its
@@ -40,20 +42,20 @@ def report_landmarks(report: Report, output: str | Path) -> dict[str, LandmarkSc
         BadLabels: a prediction with another number of landmarks.
     """
     cases = [result.files for result in report.results]
-    pairs = [(case, case.prediction.with_name(f"{case.id}.npy")) for case in cases if case.prediction]
-    pairs = [(case, file) for case, file in pairs if file.is_file()]
-    named = {case.id: case.landmarks for case, _ in pairs if case.landmarks}
-    known = _references(next(iter(named.values()), cases[0].reference)) if pairs else LandmarkFiles()
+    beside = {case.id: case.prediction.with_name(f"{case.id}.npy") for case in cases if case.prediction}
+    files = {case: file for case, file in beside.items() if file.is_file()}
+    named = {case.id: case.landmarks for case in cases if case.landmarks}
+    known = _references(next(iter(named.values()), cases[0].reference)) if files else LandmarkFiles()
     references = {**known.files, **named}
-    pairs = [(case, file) for case, file in pairs if case.id in references]
-    if not pairs:
+    if not files.keys() & references.keys():
         return None
-    beside = pairs[0][1].with_name(LAYOUT)
-    layout = known.layout or (read_layout(beside) if beside.is_file() else None)
+    described = next(iter(files.values())).with_name(LAYOUT)
+    layout = known.layout or (read_layout(described) if described.is_file() else None)
     structures = {name: list(own) for name, own in layout.members.items()} if layout else None
     scores = {}
-    for case, file in pairs:
-        prediction, reference = read_landmarks(file, case.id), read_landmarks(references[case.id], case.id)
+    for case in (case for case in cases if case.id in references):
+        reference, file = read_landmarks(references[case.id], case.id), files.get(case.id)
+        prediction = np.full_like(reference, np.nan) if file is None else read_landmarks(file, case.id)
         if prediction.shape != reference.shape:
             problem = f"has {len(prediction)} landmarks (its reference {len(reference)})"
             raise BadLabels(problem, case=case.id, path=file)

@@ -304,7 +304,16 @@ class Predictor:
         }
         logger.info("memory: predicted %s%s", case.need, ", spilled" if case.spill else "")
         return Segmentation(
-            labels, case.geometry, self.plan.labels, shares, case.clock.seconds, memory, case.warnings, doubt, landmarks
+            labels,
+            case.geometry,
+            self.plan.labels,
+            shares,
+            case.clock.seconds,
+            memory,
+            case.warnings,
+            doubt,
+            landmarks,
+            self.target.channels,
         )
 
     def _measured(self, case: PreparedCase, meter: PeakMeter) -> Segmentation:

@@ -28,7 +28,8 @@ class Record:
         path: of the JSON file; what it says of cases that are not predicted again is kept. None: not written.
 
     Attributes:
-        cases: case -> ``file``, ``seconds`` by step, ``memory`` and ``warnings``; or ``error`` and ``exit_code``.
+        cases: case -> ``file``, ``seconds`` by step, ``memory``, ``warnings`` and, of probabilities, the label
+            values of each of their ``channels``; or ``error`` and ``exit_code``.
         errors: case -> error, of this run.
 
     Raises:
@@ -48,7 +49,9 @@ class Record:
             self.cases[case] = {"error": str(outcome), "exit_code": outcome.exit_code}
             return
         seconds = {step: round(spent, 3) for step, spent in outcome.seconds.items()}
-        facts = {"seconds": seconds, "memory": outcome.memory, "warnings": list(outcome.warnings)}
+        facts: dict[str, Any] = {"seconds": seconds, "memory": outcome.memory, "warnings": list(outcome.warnings)}
+        if outcome.probabilities is not None:
+            facts["channels"] = [list(values) for values in outcome.channels]
         self.cases[case] = {"file": file.name, **facts}
 
     def save(self) -> None:

@@ -29,6 +29,7 @@ class Segmentation:
         warnings: where the case lies outside of what the model was trained on, one line each.
         uncertainty: (*S) float32, 0 to 1, when asked for, else None.
         landmarks: (N, 2) float32, x and y in pixels of the image, of models that find landmarks, else None.
+        channels: label values that each channel of ``probabilities`` stands for.
     """
 
     labels: np.ndarray
@@ -40,6 +41,7 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     uncertainty: np.ndarray | None = None
     landmarks: np.ndarray | None = None
+    channels: tuple[tuple[int, ...], ...] = ()
 
     def volume_ml(self) -> dict[str, float]:
         """Class name -> volume in millilitres (3D) or area in cm^2 / 10 (2D), background left out."""

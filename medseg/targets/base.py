@@ -52,6 +52,11 @@ class Target(Protocol):
     @property
     def classes(self) -> dict[str, tuple[int, ...]]: ...
 
+    @property
+    def channels(self) -> tuple[tuple[int, ...], ...]:
+        """Label values that each of the P channels of probabilities stands for; empty for points."""
+        ...
+
     def model_arguments(self) -> dict[str, Any]:
         """What a model has to be told, by the names of its arguments; those that it does not take are left out."""
         ...

@@ -5,7 +5,7 @@ A point (x, y) in pixels lies in the pixel of column floor(x) and row floor(y), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,12 +90,27 @@ def mask_points(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarr
     return points / np.array([labels.shape[1], labels.shape[0]], np.float32)
 
 
+def lost_structures(maps: Iterable[np.ndarray], structures: Sequence[Structure]) -> list[str]:
+    """Names of the structures that `mask_points` finds in none of the label maps (H, W); no more are read than needed.
+
+    A structure is also lost where it touches another of its label value, as both are one piece then.
+    """
+    lost = list(structures)
+    for labels in maps:
+        points = mask_points(labels, structures)
+        lost = [structure for structure in lost if np.isnan(points[structure.members]).any()]
+        if not lost:
+            break
+    return [structure.name for structure in lost]
+
+
 def piece_outlines(mask: np.ndarray, count: int) -> list[np.ndarray]:
     """Outlines of a mask's largest pieces, at most ``count``, from left to right: (n, 2) pixel centres (x, y) each."""
     import cv2
 
     found, _ = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    pieces = sorted((outline[:, 0] for outline in found if len(outline) > 2), key=len, reverse=True)
+    outlines = sorted(found, key=lambda outline: (cv2.contourArea(outline), len(outline)), reverse=True)
+    pieces = [outline[:, 0] for outline in outlines if len(outline) > 2]
     return sorted((piece + 0.5 for piece in pieces[:count]), key=lambda outline: float(outline[:, 0].mean()))
 
 

@@ -60,6 +60,7 @@ class ExclusiveClasses(CodedTarget):
         if not 0 < threshold < 1 or (threshold != 0.5 and not binary):
             raise UsageError(f"threshold is {threshold} (expected 0 to 1, for a binary target)", fix="leave it out")
         self.out_channels = self.probability_channels = 1 if binary else len(self.values)
+        self.channels = tuple((value,) for value in self.values[1 if binary else 0 :])
         self.head_start = None
         self.loss_settings, self._loss = loss, build_loss(loss)
 

@@ -41,6 +41,7 @@ class Landmarks:
 
     name = "landmarks"
     dense = False
+    channels: tuple[tuple[int, ...], ...] = ()
     mirrors = False  # a mirrored right lung would have to be called the left one, in another order
 
     def __init__(
@@ -149,7 +150,9 @@ class Landmarks:
             raise UsageError("landmarks are decoded to a label map of a given size")
         scale = probabilities.new_tensor([size[1], size[0]])
         pixels = (probabilities * scale).detach().cpu().numpy()
-        dtype = next(t for t in (torch.uint8, torch.int16) if max(self.labels.values()) <= torch.iinfo(t).max)
+        dtype = next(
+            t for t in (torch.uint8, torch.int16, torch.int32) if max(self.labels.values()) <= torch.iinfo(t).max
+        )
         maps = [torch.from_numpy(paint(one, self.structures, size)).to(dtype) for one in pixels]
         return torch.stack(maps).to(probabilities.device)
 

@@ -72,6 +72,7 @@ class NestedClasses(CodedTarget):
         given = regions_of_levels(levels, self.labels) if levels is not None else regions or {}
         self.classes = resolve_regions(given, self.labels)
         check_nested(self.classes)
+        self.channels = tuple(self.classes.values())
         self.class_order = region_order(self.classes, class_order)
         self.ignore_label, self.head_weights, self.class_weights = ignore_label, head_weights, class_weights
         groups = list(self.classes.values())

@@ -125,14 +125,21 @@ def _values(name: str, members: Any, labels: Mapping[str, int]) -> tuple[int, ..
 
 
 def _value(name: str, member: Any, labels: Mapping[str, int]) -> int:
+    """A number is one of the values, if there is such a one; text is one of the names, if there is such a one."""
+    if isinstance(member, int) and member in labels.values():
+        return _foreground(name, member)
     known = {**{str(value): value for value in labels.values()}, **labels}
     if str(member) not in known:
         raise UsageError(
             f"'{name}' has the label '{member}', which the dataset does not: {nearest(str(member), known)}"
         )
-    if known[str(member)] == 0:
+    return _foreground(name, known[str(member)])
+
+
+def _foreground(name: str, value: int) -> int:
+    if value == 0:
         raise UsageError(f"'{name}' has the background (0)", fix="name foreground labels only")
-    return known[str(member)]
+    return value
 
 
 def _told(regions: Regions) -> str:

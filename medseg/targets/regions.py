@@ -59,6 +59,7 @@ class Regions(CodedTarget):
                 fix="set target.regions={name: [labels], ...}, the outermost first, or target=exclusive",
             )
         self.classes = resolve_regions(regions, self.labels)
+        self.channels = tuple(self.classes.values())
         self.class_order = region_order(self.classes, class_order)
         self.out_channels = self.probability_channels = len(self.classes)
         self.loss_settings = {"dice": 1.0, "cross_entropy": 1.0} if loss is None else loss

@@ -28,6 +28,7 @@ from medseg.training.report import report_folds, report_validation
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import (
     check_model,
+    check_outlines,
     choose_folds,
     fit_plan,
     lasting_arguments,
@@ -126,6 +127,7 @@ def fit_fold(
     if not target.dense:  # of the training cases, the patches see to it
         for case in split["val"]:
             check_whole(prepared.labels(case).shape, plan.patch_size, case)
+    check_outlines(target, (prepared.labels(case) for case in split["train"]))
     data = make_data(cfg, prepared, plan, split["train"], target, profile)
     description: dict[str, Any] = {
         "model": lasting_arguments(arguments),

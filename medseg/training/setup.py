@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from torch import nn
 
 from medseg.blocks.encoders import NamedEncoder
 from medseg.data.augment import make_augmentation
+from medseg.data.check_landmarks import APART
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import NEVER_MIRRORED, Plan
 from medseg.data.prepared import PreparedDataset
 from medseg.data.sampling import PatchDataset
 from medseg.data.splits import make_splits
 from medseg.device import DeviceProfile, choose_profile
-from medseg.errors import UsageError
+from medseg.errors import BadDataset, UsageError
 from medseg.io.weights import read_weights
 from medseg.models import MODELS
-from medseg.targets import Target
+from medseg.targets import Landmarks, Target
 from medseg.targets.base import configure_target
+from medseg.targets.contours import lost_structures
 from medseg.training.loader import TrainingData, choose_loader_workers
 from medseg.training.run_folder import AtomicCheckpointIO, RunFolder
 from medseg.training.schedule import Budget, parse_max_time
@@ -93,6 +95,19 @@ def check_model(name: str, target: Target, spatial_dims: int) -> None:
     if not target.dense and spatial_dims != 2:
         problem = f"target {target.name} is for 2D images, and the dataset is {spatial_dims}D"
         raise UsageError(problem, fix="use another model with target=exclusive")
+
+
+def check_outlines(target: Target, masks: Iterable[np.ndarray]) -> None:
+    """Refuse to learn landmarks from masks (H, W) of which none has an outline of one of the structures.
+
+    Raises:
+        BadDataset: naming the structures.
+    """
+    if isinstance(target, Landmarks) and target.from_masks:
+        lost = lost_structures(masks, target.structures)
+        if lost:
+            problem = f"no training mask has a piece of its own for {', '.join(lost)}, so that nothing would be learnt"
+            raise BadDataset(problem, fix=APART)
 
 
 def start_heads(network: nn.Module, target: Target) -> None:

@@ -52,5 +52,5 @@ def sample_at(features: Tensor, positions: Tensor) -> Tensor:
     boxes = torch.cat((numbers, low, low + WINDOW), 2).flatten(0, 1)
     from torchvision.ops import roi_align  # a second that other networks do without
 
-    sampled = roi_align(features.float(), boxes, output_size=1, sampling_ratio=0, aligned=True)
+    sampled = roi_align(features.float(), boxes, output_size=1, sampling_ratio=WINDOW, aligned=True)
     return sampled.view(batch, nodes, features.shape[1]).to(positions.dtype)

@@ -107,8 +107,12 @@ def test_layout_with_edges_to_nowhere(discs: Path) -> None:
     [
         *(({"edges": edges}, "pairs of point numbers") for edges in (5, {}, "ab", [1, 2], [["x", "y"]], [[0, 1.0]])),
         ({"edges": [[0, 1], [4, 5]]}, "edge .4, 5. leads from 'top' to 'rest'"),
-        *(({"values": values}, "label value above 0") for values in ("foo", [1, 2], {"top": "one"}, {"top": 0})),
+        *(
+            ({"values": values}, "label value above 0")
+            for values in ("foo", [1, 2], {"top": "one"}, {"top": 0}, {"top": 65536})
+        ),
         ({"values": {"zzz": 1}}, "'zzz', which is no structure"),
+        ({"values": {"top": 1}}, "no label value for structure 'rest'"),
     ],
 )
 def test_layout_that_is_malformed(discs: Path, more: dict, message: str) -> None:
@@ -156,6 +160,19 @@ def test_tables_that_are_none(tmp_path: Path, text: str, error: type[MedsegError
 def test_a_point_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "landmarks.csv").write_text("case,point,x,y\na,0,1,2\na,0,3,4\n")
     with pytest.raises(BadDataset, match="point 0 of case 'a' twice"):
+        read_landmarks(tmp_path / "landmarks.csv", "a")
+
+
+def test_a_case_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "landmarks.csv").write_text("case,x0,y0\na,1,2\na,3,4\n")
+    with pytest.raises(BadDataset, match="has case 'a' twice"):
+        read_landmarks(tmp_path / "landmarks.csv", "a")
+
+
+@pytest.mark.parametrize("number", [-1, 10_000, 3_000_000_000])
+def test_absurd_numbers_of_points_are_refused(tmp_path: Path, number: int) -> None:
+    (tmp_path / "landmarks.csv").write_text(f"case,point,x,y\na,0,1,2\na,{number},3,4\n")
+    with pytest.raises(BadDataset, match=f"point {number} of case 'a' .expected 0 to 9999"):
         read_landmarks(tmp_path / "landmarks.csv", "a")
 
 
@@ -241,7 +258,21 @@ def test_a_layout_without_landmark_files(discs: Path) -> None:
     told = ("no training case has landmarks that can be read (12 expected)", None)
     assert (problems(discs), problems(discs, "warning")) == ([], [told])
     assert problems(discs, from_masks=False) == [told]
-    assert problems(discs, from_masks=True) == []
+    assert problems(discs, from_masks=True) == [("no training mask has a piece of its own for top, rest", None)]
+
+
+def test_structures_that_touch_or_lack_in_masks(discs: Path) -> None:
+    """Of two structures with one label, masks of one disc have one piece."""
+    two = {"structures": {"top": 5, "rest": 7}, "from_masks": True}
+    assert problems(discs, "warning", structures={"disc": 9}, from_masks=True) == []
+    told = problems(discs, "warning", **two)
+    assert [case for _, case in told] == [f"case{n}" for n in range(6)]
+    assert told[0][0] == "the mask has no piece of its own for top, rest (not learnt from this case)"
+    assert problems(discs, **two) == [("no training mask has a piece of its own for top, rest", None)]
+    apart = np.zeros((48, 64), np.uint8)
+    apart[5:20, 5:20] = apart[25:40, 40:60] = 1
+    Image.fromarray(apart).save(discs / "masks" / "case3.png")
+    assert (len(problems(discs, "warning", **two)), problems(discs, **two)) == (5, [])
 
 
 def test_a_layout_that_the_labels_contradict(discs: Path) -> None:

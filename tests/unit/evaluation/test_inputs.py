@@ -10,6 +10,7 @@ import pytest
 from medseg.cli import main
 from medseg.errors import BadDataset, BadLabels, BadVoxels, UsageError
 from medseg.evaluation import Evaluator, evaluate_folders
+from medseg.io import Geometry, Volume, write_labels, write_volume
 
 
 def save(path, array, dtype=np.uint8):
@@ -109,6 +110,54 @@ def test_probabilities_beside_the_predictions(folders):
     (folders / "pred" / "c0_probabilities.nii.gz").unlink()
     with pytest.raises(UsageError, match="needs probabilities"):
         evaluate_folders(folders / "pred", folders / "ref", metrics=["ece"], progress=False)
+
+
+@pytest.fixture
+def rings(tmp_path):
+    """Pictures of labels 2 around 1 around 4, and probabilities of the regions that these make up."""
+    distance = np.hypot(*(np.mgrid[:24, :30] - np.array([12, 15])[:, None, None]))
+    labels = np.select([distance < 3, distance < 6, distance < 9], [4, 1, 2]).astype(np.uint8)
+    grid = Geometry(labels.shape, np.eye(4))
+    sure = np.array([0.9, 0.8, 0.7], np.float32)[:, None, None]
+    regions = np.stack([np.isin(labels, group) for group in ([2, 1, 4], [1, 4], [4])])
+    for part in ("ref", "pred"):
+        write_labels(tmp_path / part / "a.png", labels, grid)
+    shares = np.where(regions, sure, 1 - sure)
+    write_volume(tmp_path / "pred" / "a_probabilities.nii.gz", Volume(shares, grid))
+    return tmp_path
+
+
+def brier_of(folder, labels):
+    settings = {"labels": labels, "metrics": ["brier"], "known": frozenset({1, 2, 4}), "progress": False}
+    (result,) = evaluate_folders(folder / "pred", folder / "ref", **settings).results
+    return {name: scores["brier"] for name, scores in result.scores.items()}
+
+
+def test_channels_of_regions_are_not_taken_for_labels(rings):
+    with pytest.raises(
+        UsageError, match=r"nothing says what the 3 channels .*labels \[0, 1, 2, 4\].* Fix: set labels="
+    ):
+        brier_of(rings, [1, 2, 4])
+    by_order = {"whole": [2, 1, 4], "core": [1, 4], "inner": 4}
+    assert brier_of(rings, by_order) == pytest.approx({"whole": 0.01, "core": 0.04, "inner": 0.09})
+
+
+def test_predict_says_what_channels_stand_for(rings):
+    record = {"cases": {"a": {"file": "a.png", "channels": [[2, 1, 4], [1, 4], [4]]}}}
+    (rings / "pred" / "predictions.json").write_text(json.dumps(record))
+    shuffled = {"inner": 4, "core": [4, 1], "whole": [1, 2, 4]}
+    assert brier_of(rings, shuffled) == pytest.approx({"whole": 0.01, "core": 0.04, "inner": 0.09})
+    assert brier_of(rings, [4]) == pytest.approx({"4": 0.09})
+    for absent in ([1, 2, 4], {"edges": [1, 2]}):
+        with pytest.raises(UsageError, match="no channel of the probabilities is of class"):
+            brier_of(rings, absent)
+
+
+def test_one_sigmoid_channel_of_a_picture(rings):
+    file = rings / "pred" / "a_probabilities.nii.gz"
+    whole = nib.load(file).slicer[..., :1]
+    nib.save(nib.Nifti1Image(np.asarray(whole.dataobj), whole.affine), file)
+    assert brier_of(rings, {"whole": [2, 1, 4]}) == pytest.approx({"whole": 0.01})
 
 
 def test_nan_probabilities_are_refused(folders):

@@ -235,8 +235,10 @@ def test_a_damaged_record_is_told_before_anything_is_predicted(tmp_path: Path) -
 def test_probabilities_are_written_beside(tmp_path: Path, threshold_predictor: Callable) -> None:
     nib.save(nib.Nifti1Image(images()[0], np.eye(4)), tmp_path / "a.nii.gz")
     cases = [Case("a", (tmp_path / "a.nii.gz",)), Case("gone", (tmp_path / "gone",))]
+    record = Record()
     with pytest.raises(PartialFailure, match="1 of 2 cases failed: gone"):
-        predict_cases(threshold_predictor(), cases, tmp_path / "out", probabilities=True, progress=False)
+        predict_cases(threshold_predictor(), cases, tmp_path / "out", probabilities=True, record=record, progress=False)
+    assert record.cases["a"]["channels"] == [[0], [1]]
     shares = np.asarray(nib.load(tmp_path / "out" / "a_probabilities.nii.gz").dataobj)
     assert shares.shape == (*images()[0].shape, 2)
     np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-5)

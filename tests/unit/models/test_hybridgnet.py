@@ -43,6 +43,16 @@ def test_sampling_an_index_ramp_returns_the_position() -> None:
     torch.testing.assert_close(sample_at(ramp, positions), positions * torch.tensor([40.0, 24.0]), rtol=1e-5, atol=1e-4)
 
 
+def test_every_position_is_a_mean_of_three_by_three_samples() -> None:
+    """The rounding of a box to 3.0000002 pixels must not make it four samples."""
+    torch.manual_seed(0)
+    features, positions = torch.randn(1, 1, 32, 32), 0.1 + 0.8 * torch.rand(1, 500, 2)
+    window = torch.cartesian_prod(*2 * (torch.arange(-1.0, 2.0),))
+    grid = (2 * (32 * positions[:, :, None] + window) + 1) / 32 - 1  # in the units of grid_sample
+    expected = torch.nn.functional.grid_sample(features, grid, align_corners=False).mean(3).transpose(1, 2)
+    torch.testing.assert_close(sample_at(features, positions), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_sampling_looks_at_the_right_image_of_the_batch() -> None:
     maps = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, 9, 9)
     found = sample_at(maps, torch.full((3, 4, 2), 0.5))

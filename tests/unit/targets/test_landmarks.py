@@ -112,6 +112,13 @@ def test_structures_that_share_a_value_are_told_apart_by_their_side() -> None:
     assert points[1].isnan().all(), "with one lung nobody can tell which"
 
 
+def test_the_largest_piece_is_that_of_the_largest_area() -> None:
+    label = torch.zeros(1, 1, 40, 100, dtype=torch.uint8)
+    label[..., 5:25, 5:25], label[..., 38:40, 2:98] = 1, 1
+    target = Landmarks(structures={"lung": 8}, labels={"background": 0, "lung": 1}, from_masks=True)
+    assert target.encode(label)[..., 0].max() < 0.3, "the stripe has the longer outline"
+
+
 @given(st.integers(3, 60), st.booleans(), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_rings_keep_start_and_direction(count: int, reverse: bool, shift: int) -> None:
@@ -166,6 +173,13 @@ def test_settings_that_cannot_be(settings: dict, part: str) -> None:
 
 def test_points_with_a_gradient_are_decoded() -> None:
     assert two_lungs().decode(torch.rand(1, 9, 2, requires_grad=True), (8, 8)).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(255, torch.uint8), (32767, torch.int16), (65535, torch.int32)])
+def test_any_label_value_is_decoded(value: int, dtype: torch.dtype) -> None:
+    target = Landmarks(structures={"a": 3}, labels={"background": 0, "a": value})
+    labels = target.decode(torch.tensor([[[0.0, 0.0], [0.9, 0.0], [0.0, 0.9]]]), (8, 8))
+    assert (labels.dtype, int(labels.max())) == (dtype, value)
 
 
 def test_points_that_cannot_be() -> None:

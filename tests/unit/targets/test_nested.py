@@ -49,6 +49,17 @@ def test_labels_2_1_4_become_levels_and_return(levels: list[Any]) -> None:
     assert list(target.classes) == ["edema+necrosis+enhancing", "necrosis+enhancing", "enhancing"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_are_the_numbers_of_other_labels(kind: type[Regions | NestedClasses]) -> None:
+    labels = {"background": 0, "1": 2, "2": 1, "3": 4}
+    regions = {"whole": ["1", "2", "3"], "core": [1, "3"], "inner": "3"}
+    target = kind(labels=labels, regions=regions)
+    assert list(target.classes.values()) == [(2, 1, 4), (1, 4), (4,)]
+    assert build_target(target.to_dict()).classes == target.classes
+    levels = NestedClasses(labels=labels, levels=["1", "2", "3"])
+    assert list(build_target(levels.to_dict()).classes.values()) == [(2, 1, 4), (1, 4), (4,)]
+
+
 def test_labels_0_1_2_3_are_levels() -> None:
     target = NestedClasses(labels={"out": 0, "a": 1, "b": 2, "c": 3}, levels=[1, 2, 3])
     assert target.encode(label(3, 0, 2, 1)).flatten().tolist() == [3, 0, 2, 1]

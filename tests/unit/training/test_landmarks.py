@@ -14,7 +14,7 @@ from PIL import Image
 
 from medseg.compose import compose
 from medseg.data.check import check_command
-from medseg.errors import BadLabels, UsageError
+from medseg.errors import BadDataset, BadLabels, UsageError
 from medseg.evaluate_model import evaluate_command
 from medseg.inference import Predictor
 from medseg.inference.export import export_command
@@ -96,6 +96,16 @@ def test_commands_take_it_as_any_other_model(trained: tuple[Path, Path], tmp_pat
     assert rows[0].startswith("case,structure,n,n_missing,mse,")
     mean = json.loads((report / "summary.json").read_text())["foreground_mean"]
     assert mean["Implausible"] == 0 or mean["Dice"] == 0
+
+    (out / "case0.npy").unlink()
+    (out / "case1.npy").unlink()
+    (out / "case1.png").unlink()
+    assert evaluate_command(compose("evaluate", words)) == 6
+    scores = json.loads((report / "landmark_scores.json").read_text())
+    assert (scores["cases"], scores["mean"]["all"]["n_missing"]) == (6, pytest.approx(2 * 14 / 6))
+    assert [row.split(",")[2:4] for row in (report / "landmarks.csv").read_text().splitlines()[1:7:3]] == [
+        ["14", "14"]
+    ] * 2
 
 
 class Fixed(torch.nn.Module):
@@ -242,6 +252,16 @@ def test_masks_on_sides_have_landmark_scores(tmp_path: Path) -> None:
     distances = [json.loads((folder / "summary.json").read_text()) for folder in (run / "validation", output)]
     whole, half = (found["foreground_mean"]["HD95"] for found in distances)
     assert half == pytest.approx(whole / 2)
+
+
+def test_structures_that_no_mask_has_apart_are_refused(tmp_path: Path) -> None:
+    data = write_organs(tmp_path / "organs")
+    pieces = "target.structures={left: 6, right: 8, lowest: 4}"
+    words = ["target.from_masks=true", pieces, "target.values={left: 2, lowest: 2}"]
+    with pytest.raises(BadDataset, match="no training mask has a piece of its own for left, lowest, so") as caught:
+        fit(config(data, tmp_path / "run", *words))
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "run" / "logs").exists()
 
 
 def test_a_target_without_structures_is_refused(tmp_path: Path) -> None:
