@@ -40,8 +40,7 @@ def describe_parts(model: Mapping[str, Any]) -> list[PartCard]:
     Raises:
         UsageError: the model hosts no skip paths, or cannot be built with these arguments.
     """
-    if "skips" not in MODELS.arguments(model["name"]):
-        raise UsageError(f"model '{model['name']}' hosts no skip paths", fix="use one that takes the argument skips")
+    check_host(model["name"])
     whole = _parameters({**model, "skips": None})
     cards = []
     for role, registry in REGISTRIES.items():
@@ -56,6 +55,12 @@ def describe_parts(model: Mapping[str, Any]) -> list[PartCard]:
                 added = None
             cards.append(PartCard(role, name, source[1] if source else "-", neutral, added, summary))
     return cards
+
+
+def check_host(name: str) -> None:
+    """Raises UsageError if a model of that name hosts no skip paths."""
+    if "skips" not in MODELS.arguments(name):
+        raise UsageError(f"model '{name}' hosts no skip paths", fix="use one that takes the argument skips")
 
 
 def _parameters(model: Mapping[str, Any]) -> int:
