@@ -127,6 +127,7 @@ def test_attach_refuses_what_cannot_be() -> None:
         ({"merge": "add"}, "skips", "a merge cannot be attached"),
         ({"edit": "scale"}, "skips", "nothing to train"),
         ({"edit": "sc_tuner"}, "skip", "did you mean 'skips'"),
+        ({"edit": "squeeze_excite"}, "head", "leaves what is attached untrained"),
         (3, "skips", "skips is 3"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -152,7 +153,7 @@ def test_attach_refuses_what_cannot_be() -> None:
 )
 def test_train_says_which_parameters_learn(train, prefixes) -> None:
     model = create_model("unet", spatial_dims=2, base_channels=4, depth=1)
-    trained = attach_skips(model, {"edit": "sc_tuner"}, train=train)
+    trained = attach_skips(model, None if train == "head" else {"edit": "sc_tuner"}, train=train)
     assert {name.partition(".")[0] for name in trained} == prefixes
 
 
