@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from medseg.cli import main
 from medseg.compose import compose
@@ -109,6 +110,15 @@ def test_an_adapter_of_another_base_is_refused_with_code_2(words, base, tmp_path
     assert "is of another model" in capsys.readouterr().err
     with pytest.raises(UsageError, match="is an adapter itself"):
         adapted(words, run, tmp_path / "again")
+
+
+def test_a_model_without_skip_paths_is_refused_before_any_data_is_read(tmp_path) -> None:
+    from medseg.io import save_model
+
+    save_model(tmp_path / "base", {"x": torch.zeros(1)}, {"model": {"name": "hybridgnet"}, "plan": {}})
+    with pytest.raises(UsageError, match="'hybridgnet' hosts no skip paths"):
+        adapt(compose("adapt", [f"model={tmp_path / 'base'}", f"run_dir={tmp_path / 'run'}", "method=head"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_words_are_refused(words, base, tmp_path) -> None:

@@ -90,6 +90,22 @@ def test_evaluate_takes_the_regions_of_the_model(
 
 
 @pytest.mark.parametrize("name", ["nested", "regions"])
+def test_adapt_scores_held_out_cases_as_training_does(
+    runs: dict[str, Path], tiny_phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run_dir = tmp_path / "run"
+    short = [word for word in SMALL if word.startswith(("trainer", "data"))]
+    words = [f"data={tiny_phantoms}", f"model={runs[name]}", f"run_dir={run_dir}", "method=head", "data.folds=5"]
+    code, text = run(capsys, "adapt", *words, *short, f"cache_dir={tmp_path / 'cache'}")
+    assert code == 0, text
+    words = [f"predictions={run_dir / 'before'}", f"references={tiny_phantoms}", f"model={runs[name]}"]
+    code, text = run(capsys, "evaluate", *words, f"output={tmp_path / 'out'}", "metrics=[dice]")
+    assert code == 0, text
+    means = read_json(tmp_path / "out" / "summary.json")["foreground_mean"]
+    assert read_json(run_dir / "before.json")["Dice"] == pytest.approx(means["Dice"])
+
+
+@pytest.mark.parametrize("name", ["nested", "regions"])
 @pytest.mark.parametrize("kind", ["onnx", "monai"])
 def test_exports(runs: dict[str, Path], tiny_phantoms: Path, tmp_path: Path, name: str, kind: str) -> None:
     from medseg.inference.export import export_model
