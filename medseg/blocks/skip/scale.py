@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
+from medseg.blocks.skip.checks import check_finite, is_number
 from medseg.blocks.skip.path import SkipPath, skip_path
 from medseg.errors import UsageError, nearest
 
@@ -39,6 +39,7 @@ class SkipScale(SkipEdit):
 
     Raises:
         UsageError: `per_level` does not have a factor for every level.
+        ValueError: a factor is no finite number.
     """
 
     neutral_at_init = True
@@ -56,6 +57,8 @@ class SkipScale(SkipEdit):
         super().__init__()
         if per_level is not None and len(per_level) != num_levels:
             raise UsageError(f"skip edit 'scale': per_level has {len(per_level)} factors (needs {num_levels})")
+        given = {"bottom": bottom, "top": top}
+        check_finite(**given, **{f"per_level[{i}]": factor for i, factor in enumerate(per_level or ())})
         factors = ramp(num_levels, bottom, top) if per_level is None else list(per_level)
         factor = float(factors[min(level, num_levels - 1)])
         self.factor = nn.Parameter(torch.tensor([factor])) if learnable else factor
@@ -164,11 +167,6 @@ def check_search(*, grid: Sequence[float], mode: str, tolerance: float) -> None:
         raise UsageError(f"grid of calibrate_skips is {grid!r} (expected a list of one or more finite numbers)")
     if not is_number(tolerance) or tolerance < 0:
         raise UsageError(f"tolerance of calibrate_skips is {tolerance!r} (expected a number of at least 0)")
-
-
-def is_number(value: object) -> bool:
-    """Whether a setting is a finite number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _search(model: nn.Module, score: Score, grid: Sequence[float], mode: str, tolerance: float) -> Calibration:
