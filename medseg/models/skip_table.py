@@ -71,14 +71,18 @@ def _parameters(model: Mapping[str, Any]) -> int:
 def part_table(model: Mapping[str, Any]) -> Table:
     """A rich table with one row per part."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
         "part", "adds", "neutral", "source", "summary", title=f"Skip paths: parameters added to {model['name']}"
     )
-    table.columns[0].no_wrap, table.columns[1].justify = True, "right"
+    for i, column in enumerate(table.columns):
+        column.no_wrap, column.overflow = i < 2, "fold"
+    table.columns[1].justify = "right"
     for card in describe_parts(model):
         added = "does not fit" if card.added is None else f"{card.added:+,}"
-        table.add_row(f"{card.role}: {card.name}", added, "yes" if card.neutral else "", card.source, card.summary)
+        plain = Text(card.source), Text(card.summary)  # what stands in brackets is no markup
+        table.add_row(f"{card.role}: {card.name}", added, "yes" if card.neutral else "", *plain)
     return table
 
 
