@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medseg.blocks.conv import CONVS
 from medseg.blocks.norm import make_norm_act
+from medseg.errors import UsageError
 
 
 class MultiDilatedDenseBlock(nn.Module):
@@ -35,6 +36,9 @@ class MultiDilatedDenseBlock(nn.Module):
         norm: see `medseg.blocks.norm.make_norm`.
         activation: ``"leaky_relu"`` or ``"relu"``; TD3Net's code has a PReLU.
         dropout: probability of zeroing an element after each activation.
+
+    Raises:
+        UsageError: `max_dilation` is not of whole numbers from 1, one or one per axis.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class MultiDilatedDenseBlock(nn.Module):
         self.growth, self.layers, self.norm_before_sum = growth, layers, norm_before_sum
         self.out_channels = layers * growth
         limit = (max_dilation,) * spatial_dims if isinstance(max_dilation, int) else max_dilation
+        if limit is not None and (len(limit) != spatial_dims or any(type(n) is not int or n < 1 for n in limit)):
+            raise UsageError(f"max_dilation is {max_dilation} (must be one or {spatial_dims} whole numbers from 1)")
         self.convs, self.acts = nn.ModuleList(), nn.ModuleList()
         for source in range(layers):
             inputs, outputs = in_channels if source == 0 else growth, (layers - source) * growth

@@ -35,7 +35,7 @@ class Plan:
     """Axes are those of the canonical (RAS+) array; spacing in mm, sizes in voxels.
 
     Attributes:
-        strides: per stage and axis; the first stage has 1 everywhere.
+        strides: per stage and axis (given as one number: for every axis); the first stage has 1 everywhere.
         normalization: per channel, ``{"scheme": "zscore", "nonzero": bool}``, ``{"scheme": "ct", "lower", "upper",
             "mean", "std"}``, ``{"scheme": "percentile", "lower": 0.5, "upper": 99.5}``, ``{"scheme": "none"}``, and for
             pictures ``"unit"``, ``"imagenet"`` and ``"minmax255"``, see `medseg.data.normalize`.
@@ -104,7 +104,8 @@ class Plan:
         if missing:
             raise UsageError(f"the plan lacks {', '.join(missing)}", fix="make it again with medseg prepare")
         _check_names(settings)
-        return _checked(cls(**{name: _frozen(name, value) for name, value in settings.items()}))
+        dims, axis = settings["spatial_dims"], settings.get("slice_axis")
+        return _checked(cls(**{name: _frozen(name, value, dims, axis) for name, value in settings.items()}))
 
     def save(self, path: str | Path) -> None:
         """Write JSON, atomically."""
@@ -125,7 +126,8 @@ class Plan:
             UsageError: unknown name (the nearest one is told) or a value that cannot be.
         """
         _check_names(settings)
-        given = {name: _frozen(name, value) for name, value in settings.items() if value is not None}
+        dims, axis = self.spatial_dims, self.slice_axis
+        given = {name: _frozen(name, value, dims, axis) for name, value in settings.items() if value is not None}
         reasons = {**self.reasons, **dict.fromkeys(given, "set by the user"), **given.pop("reasons", {})}
         return _checked(replace(self, **given, reasons=reasons))
 
@@ -153,8 +155,9 @@ def make_plan(
         UsageError: as `Plan.override`.
     """
     _check_names(overrides)
-    given = {name: _frozen(name, value) for name, value in overrides.items() if value is not None}
-    cases, axis = fingerprint.cases, slice_axis(slices, fingerprint.spatial_dims)
+    cases, dims = fingerprint.cases, fingerprint.spatial_dims
+    axis = slice_axis(slices, dims)
+    given = {name: _frozen(name, value, dims, axis) for name, value in overrides.items() if value is not None}
     if axis is not None:
         given = {name: _in_volume(name, value, axis) for name, value in given.items()}
     if isinstance(given.get("normalization"), str):
@@ -232,13 +235,27 @@ def _checked(plan: Plan) -> Plan:
     return plan
 
 
-def _frozen(name: str, value: Any) -> Any:
+def _frozen(name: str, value: Any, spatial_dims: int, axis: int | None) -> Any:
     """Lists of JSON and of configs become the tuples of the dataclass."""
     if name == "strides":
-        return tuple(tuple(int(step) for step in stage) for stage in value)
+        return _stages(value, spatial_dims, axis)
     if name in ("channel_names", "spacing", "patch_size", "normalization", "mirror_axes", "size"):
         return value if value is None or isinstance(value, str) else tuple(value)
     return value
+
+
+def _stages(value: Any, spatial_dims: int, axis: int | None) -> tuple[tuple[int, ...], ...]:
+    """Strides per stage and axis; one number is that of every axis but the one that is sliced."""
+    try:
+        full = [[1 if a == axis else n for a in range(spatial_dims)] if isinstance(n, int) else n for n in value]
+        stages = tuple(tuple(int(step) for step in stage) for stage in full)
+    except (TypeError, ValueError):
+        stages = ()
+    lengths = (spatial_dims, spatial_dims - (axis is not None))
+    if not stages or any(len(stage) not in lengths or min(stage) < 1 for stage in stages):
+        fix = f"give, per stage, a whole number or one per axis ({' or '.join(map(str, sorted(set(lengths))))})"
+        raise UsageError(f"plan.strides is {value}", fix=fix)
+    return stages
 
 
 def _in_volume(name: str, value: Any, axis: int) -> Any:

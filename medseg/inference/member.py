@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.data.plan import Plan
 from medseg.device import DeviceProfile
-from medseg.errors import UnreadableFile
+from medseg.errors import UnreadableFile, UsageError
 from medseg.inference.adapter import adapted, base_of
 from medseg.inference.memory import activation_bytes
 from medseg.inference.onnx_network import OnnxNetwork
@@ -97,7 +97,7 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
 
     Raises:
         UnreadableFile: the weights are not those of the model that the folder names.
-        UsageError: the adapter is of another model.
+        UsageError: the adapter is of another model, or what it is put on is an adapter itself or an export.
     """
     if holds_onnx(folder) and adapter is None:
         return _load_onnx_member(folder, profile)
@@ -116,10 +116,23 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
 
 def load_adapted(folder: Path, adapter: str | Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and description of a model with its adapter, if any; arguments and errors as `load_member`."""
-    if adapter is None and find_adapter(folder):
+    if adapter is not None:
+        _check_adapter(folder, adapter)
+    elif find_adapter(folder):
         folder, adapter = base_of(folder), folder
     state, description = load_model(folder)
     return (state, description) if adapter is None else adapted(folder, state, description, adapter)
+
+
+def _check_adapter(folder: Path, adapter: str | Path) -> None:
+    if not isinstance(adapter, str | Path):
+        raise UsageError(f"adapter is {adapter!r} (expected one folder)")
+    if find_adapter(folder):
+        raise UsageError(
+            "is an adapter itself", path=folder, fix="give model=BASE adapter=FOLDER, or leave out adapter="
+        )
+    if holds_onnx(folder):
+        raise UsageError("an exported model takes no adapter", path=folder, fix="export the adapter's own folder")
 
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:

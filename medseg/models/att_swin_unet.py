@@ -130,7 +130,8 @@ class AttSwinUNet(nn.Module):
         if official:
             deepest = embed_dim * 2 ** (len(depths) - 1)
             self.unused = nn.ModuleDict({"patch_embed": PatchEmbed(4, embed_dim), "norm": nn.LayerNorm(deepest)})
-        initialise_tokens(self)
+        for part in self.children():  # what edits the skips starts as it says itself
+            initialise_tokens(part.merges if isinstance(part, SkipPath) else part)
         if pretrained:
             load_swin_weights(self.encoder, pretrained)
 

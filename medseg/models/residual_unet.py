@@ -14,13 +14,15 @@ channel and their logits (not activations) are summed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from medseg.blocks.conv import conv, initialise
 from medseg.blocks.norm import InstanceNorm
+from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.path import SkipPath
 from medseg.blocks.stages import Strides, check_size, resolve_strides, stage_channels, total_stride
 from medseg.errors import UsageError
 from medseg.models import MODELS
@@ -47,10 +49,13 @@ class ResidualUNet(nn.Module):
         slope: negative slope of the leaky ReLUs.
         pre_activation: normalisation and activation before each convolution of a context block, from memory of the
             original; the number of parameters is the same.
+        skips: the skip path, see `medseg.blocks.skip`. None: concatenation.
 
     Raises:
         UsageError: for contradicting settings.
     """
+
+    encoder_names = ("context.*",)
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class ResidualUNet(nn.Module):
         dropout: float = 0.3,
         slope: float = 0.3,
         pre_activation: bool = False,
+        skips: SkipSettings = None,
     ) -> None:
         super().__init__()
         steps = resolve_strides(strides, depth, spatial_dims)
@@ -79,25 +85,30 @@ class ResidualUNet(nn.Module):
             ContextLevel(spatial_dims, a, b, step, dropout, slope, pre_activation)
             for a, b, step in zip(inputs, channels, steps, strict=False)
         )
+        path = SkipPath(skips, spatial_dims=spatial_dims, channels=channels, decoder_channels=channels[:-1])
         self.localisation = nn.ModuleList(
-            LocalisationLevel(spatial_dims, below, width, step, slope)
-            for width, below, step in zip(channels, channels[1:], steps[1:], strict=False)
+            LocalisationLevel(
+                spatial_dims, channels[i + 1], channels[i], path.out_channels[str(i)], steps[i + 1], slope
+            )
+            for i in range(len(steps) - 1)
         )
         supervised = channels[: min(supervised_levels, len(steps) - 1)]
         self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in supervised)
         self.enlarge = nn.ModuleList(_enlarge(step) for step in steps[1 : len(supervised)])
         initialise(self, "leaky_relu")
+        self.skips = path
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, in_channels, *S), S a multiple of `divisor` -> logits (B, out_channels, *S), in training too."""
         check_size(image, self.divisor)
-        x, skips = image, []
+        x, encoded = image, []
         for level in self.context:
             x = level(x)
-            skips.append(x)
-        features = []
-        for level, skip in zip(reversed(self.localisation), skips[-2::-1], strict=True):
-            x = level(x, skip)
+            encoded.append(x)
+        encoded = self.skips(encoded)
+        x, features = encoded[-1], []
+        for i in reversed(range(len(self.localisation))):
+            x = self.localisation[i](x, partial(self.skips.join, i, encoded[i]))
             features.append(x)
         return self._summed(features[::-1])
 
@@ -143,21 +154,23 @@ class ContextLevel(nn.Module):
 class LocalisationLevel(nn.Module):
     """Nearest-neighbour up-sampling and a convolution, the skip, and two convolutions that recombine both."""
 
-    def __init__(self, spatial_dims: int, below: int, channels: int, stride: Sequence[int], slope: float) -> None:
+    def __init__(
+        self, spatial_dims: int, below: int, channels: int, merged: int, stride: Sequence[int], slope: float
+    ) -> None:
         super().__init__()
         self.up = nn.Sequential(
             _enlarge(stride), conv(spatial_dims, below, channels), InstanceNorm(channels, slope=slope)
         )
         self.merge = nn.Sequential(
-            conv(spatial_dims, 2 * channels, channels),
+            conv(spatial_dims, merged, channels),
             InstanceNorm(channels, slope=slope),
             conv(spatial_dims, channels, channels, kernel=1),
             InstanceNorm(channels, slope=slope),
         )
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """x (B, below, *S / stride), skip (B, channels, *S) -> (B, channels, *S)."""
-        return self.merge(torch.cat((self.up(x), skip), dim=1))
+    def forward(self, x: Tensor, join: Callable[[Tensor], Tensor]) -> Tensor:
+        """x (B, below, *S / stride), the merge of (B, channels, *S) with the skip -> (B, channels, *S)."""
+        return self.merge(join(self.up(x)))
 
 
 def _enlarge(stride: Sequence[int]) -> nn.Module:

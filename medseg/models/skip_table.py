@@ -40,8 +40,7 @@ def describe_parts(model: Mapping[str, Any]) -> list[PartCard]:
     Raises:
         UsageError: the model hosts no skip paths, or cannot be built with these arguments.
     """
-    if "skips" not in MODELS.arguments(model["name"]):
-        raise UsageError(f"model '{model['name']}' hosts no skip paths", fix="use one that takes the argument skips")
+    check_host(model["name"])
     whole = _parameters({**model, "skips": None})
     cards = []
     for role, registry in REGISTRIES.items():
@@ -58,6 +57,12 @@ def describe_parts(model: Mapping[str, Any]) -> list[PartCard]:
     return cards
 
 
+def check_host(name: str) -> None:
+    """Raises UsageError if a model of that name hosts no skip paths."""
+    if "skips" not in MODELS.arguments(name):
+        raise UsageError(f"model '{name}' hosts no skip paths", fix="use one that takes the argument skips")
+
+
 def _parameters(model: Mapping[str, Any]) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in create_model(**model).parameters())
@@ -66,14 +71,18 @@ def _parameters(model: Mapping[str, Any]) -> int:
 def part_table(model: Mapping[str, Any]) -> Table:
     """A rich table with one row per part."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
         "part", "adds", "neutral", "source", "summary", title=f"Skip paths: parameters added to {model['name']}"
     )
-    table.columns[0].no_wrap, table.columns[1].justify = True, "right"
+    for i, column in enumerate(table.columns):
+        column.no_wrap, column.overflow = i < 2, "fold"
+    table.columns[1].justify = "right"
     for card in describe_parts(model):
         added = "does not fit" if card.added is None else f"{card.added:+,}"
-        table.add_row(f"{card.role}: {card.name}", added, "yes" if card.neutral else "", card.source, card.summary)
+        plain = Text(card.source), Text(card.summary)  # what stands in brackets is no markup
+        table.add_row(f"{card.role}: {card.name}", added, "yes" if card.neutral else "", *plain)
     return table
 
 

@@ -44,7 +44,8 @@ class UNet(nn.Module):
         norm: ``"instance"``, ``"batch"``, ``"group"`` or ``"none"``.
         activation: ``"leaky_relu"`` (slope 0.01) or ``"relu"``.
         encoder: ``"plain"`` convolutions, ``"residual"`` blocks, or a backbone by name, ``"vovnet/27_slim"`` or
-            ``"timm/resnet34"``, which then decides strides and channels of all levels but the finest.
+            ``"timm/resnet34"``, which then decides strides and channels of all levels but the finest; or
+            ``{"name": ...}``.
         downsample: ``"stride"`` of the stage's first convolution, or ``"maxpool"`` before it.
         deep_supervision: in training, return logits of every decoder resolution but the lowest, finest first.
         dropout: probability of zeroing an element after each activation.
@@ -68,7 +69,7 @@ class UNet(nn.Module):
         decoder_blocks_per_stage: int = 2,
         norm: str = "instance",
         activation: str = "leaky_relu",
-        encoder: str = "plain",
+        encoder: str | Mapping[str, str] = "plain",
         downsample: str = "stride",
         deep_supervision: bool = False,
         dropout: float = 0.0,
@@ -78,15 +79,16 @@ class UNet(nn.Module):
         steps = resolve_strides(strides, depth, spatial_dims)
         channels = stage_channels(base_channels, max_channels, len(steps))
         layers = {"norm": norm, "activation": activation, "dropout": dropout}
-        if "/" in encoder:
+        kind = encoder_name(encoder)
+        if "/" in kind:
             backbone = NamedEncoder(
-                encoder, spatial_dims=spatial_dims, in_channels=in_channels, base_channels=base_channels, layers=layers
+                kind, spatial_dims=spatial_dims, in_channels=in_channels, base_channels=base_channels, layers=layers
             )
             self.encoder: nn.Module = backbone
             channels, steps = backbone.channels, backbone.strides
         else:
             self.encoder = Encoder(
-                spatial_dims, in_channels, channels, steps, blocks_per_stage, encoder, downsample, layers
+                spatial_dims, in_channels, channels, steps, blocks_per_stage, kind, downsample, layers
             )
         self.divisor = total_stride(steps)
         path = SkipPath(skips, spatial_dims=spatial_dims, channels=channels, decoder_channels=channels[:-1])
@@ -185,6 +187,14 @@ class Decoder(nn.Module):
             x = self.stages[level](skips.join(level, features[level], self.up[level](x)))
             out.append(x)
         return out[::-1]
+
+
+def encoder_name(encoder: str | Mapping[str, str]) -> str:
+    """``"plain"`` or ``{"name": "plain"}`` -> ``"plain"``. Raises UsageError for another form."""
+    name = encoder["name"] if isinstance(encoder, Mapping) and set(encoder) == {"name"} else encoder
+    if not isinstance(name, str):
+        raise UsageError(f"encoder is {encoder!r} (expected a name, or a mapping with the one key name)")
+    return name
 
 
 BLOCKS: dict[str, type[nn.Module]] = {"plain": ConvNormAct, "residual": ResidualBlock}

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medseg.blocks.skip.scale import check_search
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import Plan
 from medseg.errors import BadDataset, UsageError
-from medseg.io import find_adapter, read_json
+from medseg.io import find_adapter, holds_onnx, read_json
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import Config
 
 
 def check_request(cfg: Config, base: Path) -> None:
-    """Refuse a base that is no model, a run in the base's folder, and several folds at once.
+    """Refuse a base that is no trained model, a run in the base's folder, several folds, and settings without effect.
 
     Raises:
         UsageError: one of these.
     """
     if find_adapter(base):
         raise UsageError("is an adapter itself", path=base, fix="give the model that it was made of")
+    if holds_onnx(base):
+        raise UsageError("is an exported model", path=base, fix="give the folder that it was exported from")
     if Path(cfg["run_dir"]).resolve() == base:
         raise UsageError("run_dir is the folder of the model", path=base, fix="choose another run_dir=")
     if cfg["fold"] == "all":
         raise UsageError("fold=all: an adapter is made of one fold", fix="give a number, and adapt once per fold")
+    if cfg["method"] == "skip_scale":
+        for key in ("skips", "train"):
+            if cfg[key]:
+                raise UsageError(f"method=skip_scale trains nothing and takes no {key}=", fix=f"leave out {key}=")
+        check_search(**cfg["skip_scale"])
 
 
 def check_resumed(cfg: Config, run: RunFolder) -> None:

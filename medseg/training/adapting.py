@@ -17,15 +17,16 @@ from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
-from medseg.evaluation import CaseFiles, Evaluator
 from medseg.inference import Predictor, predict_cases
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
 from medseg.models import create_model
+from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
 from medseg.targets import build_target
 from medseg.training.adapt_checks import check_request, check_resumed, check_site
 from medseg.training.callbacks import Validation
 from medseg.training.fitting import Config, train
+from medseg.training.report import evaluate_predictions
 from medseg.training.run_folder import RunFolder
 from medseg.training.setup import choose_folds, make_data, make_folds, make_profile, make_task
 
@@ -60,6 +61,7 @@ def adapt(cfg: Config) -> Path:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
     state, description = load_model(base)
+    check_host(description["model"]["name"])
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
     run = RunFolder(cfg["run_dir"])
     with run.lock():
@@ -155,8 +157,8 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
         files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
-        pairs = [CaseFiles(c.id, c.label, f, c.images[0]) for c, f in zip(cases, files, strict=True) if c.label]
-        means = Evaluator(dataset.labels, ignore_label=dataset.ignore_label, progress=False).evaluate(pairs).summary()
+        report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
+        means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])
         dice.append(means["foreground_mean"]["Dice"])
     print(f"medseg: mean Dice of {len(cases)} held-out cases {dice[0]:.4f} -> {dice[1]:.4f}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.dataset import Case, SegmentationDataset
-from medseg.evaluation import CaseFiles, Evaluator, report_landmarks
+from medseg.evaluation import CaseFiles, Evaluator, Report, report_landmarks
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.postprocess import postprocess
 from medseg.inference.postprocess_choice import CaseMaps, choose_postprocessing
@@ -39,22 +39,10 @@ def report_validation(
     )
     cases = [dataset.case(case) for case in ids]
     files = predict_cases(predictor, cases, run.validation, progress=settings["progress"])
-    classes = predictor.target.classes
-    single = all(len(values) == 1 for values in classes.values())
+    single = all(len(values) == 1 for values in predictor.target.classes.values())
     # Operations know label values: in a map of regions they would tear holes into the regions around.
     operations = postprocess_validation(run, dataset, cases, files) if single else []
-    evaluator = Evaluator(
-        classes,
-        ignore_label=dataset.ignore_label,
-        known=frozenset(dataset.labels.values()),
-        progress=settings["progress"],
-    )
-    pairs = [
-        CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding, landmarks=case.landmarks)
-        for case, file in zip(cases, files, strict=True)
-        if case.label is not None
-    ]
-    report = evaluator.evaluate(pairs)
+    report = evaluate_predictions(predictor, dataset, cases, files, progress=settings["progress"])
     report.save(run.validation)
     report.print()
     state, description = load_model(run.path)
@@ -65,6 +53,24 @@ def report_validation(
     print(
         f"medseg: report {run.validation / 'report.html'}, picture {run.validation / 'overlay.png'}, curve {run.curve}"
     )
+
+
+def evaluate_predictions(
+    predictor: Predictor, dataset: SegmentationDataset, cases: Sequence[Case], files: Sequence[Path], *, progress: bool
+) -> Report:
+    """Evaluate the predictions of those cases that have a reference, for the classes that the predictor tells apart."""
+    evaluator = Evaluator(
+        predictor.target.classes,
+        ignore_label=dataset.ignore_label,
+        known=frozenset(dataset.labels.values()),
+        progress=progress,
+    )
+    pairs = [
+        CaseFiles(case.id, case.label, file, case.images[0], coding=case.coding, landmarks=case.landmarks)
+        for case, file in zip(cases, files, strict=True)
+        if case.label is not None
+    ]
+    return evaluator.evaluate(pairs)
 
 
 def postprocess_validation(

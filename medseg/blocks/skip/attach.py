@@ -41,15 +41,15 @@ def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str 
     Args:
         model: hosts a skip path, e.g. a trained model.
         settings: ``{"pyramid": [...], "edit": [...]}``; a merge cannot be exchanged, as channels depend on it.
-        train: ``"skips"``: what is attached; ``"head"``: the last layers; ``"skips+head"``; ``"decoder"``: all but the
-            encoder; ``"all"``.
+        train: ``"skips"``: what is attached; ``"head"``: the last layers, with nothing attached that would learn;
+            ``"skips+head"``; ``"decoder"``: all but the encoder; ``"all"``.
 
     Returns:
         Names of the parameters to train; their ``requires_grad`` is set.
 
     Raises:
-        UsageError: something is attached already, a merge is given, nothing is left to train, a name is unknown, or
-            the settings are none.
+        UsageError: something is attached already, a merge is given, nothing is left to train, the head alone is while
+            parts with parameters are attached, a name is unknown, or the settings are none.
     """
     path = skip_path(model)
     if train not in TRAIN:
@@ -72,6 +72,9 @@ def attach_skips(model: nn.Module, settings: SkipSettings = None, *, train: str 
         part.to(place.device, place.dtype).train(model.training)
     parameters = dict(model.named_parameters())
     trained = [name for name in parameters if _is_trained(model, name, name not in trainable, train)]
+    if train == "head" and parameters.keys() - trainable.keys():
+        _shorten(path, *before)
+        raise UsageError("train=head leaves what is attached untrained", fix="train skips+head")
     if not trained:
         _shorten(path, *before)
         raise UsageError(f"train={train} leaves nothing to train", fix="attach an edit that has parameters")

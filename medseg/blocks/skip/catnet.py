@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medseg.blocks.conv import conv
 from medseg.blocks.norm import make_norm
 from medseg.blocks.skip import PYRAMID, PyramidOperation, SkipContext
+from medseg.blocks.skip.checks import check_counts
 from medseg.blocks.skip.tuner import set_zero
 
 ADAPTIVE_MAX_POOLS = {2: nn.functional.adaptive_max_pool2d, 3: nn.functional.adaptive_max_pool3d}
@@ -39,6 +40,9 @@ class DenseFeaturePyramid(PyramidOperation):
         stacks: 5 in the paper, which is much for a U-Net.
         reduction: C over the channels inside f and g.
         norm: see `medseg.blocks.norm.make_norm`.
+
+    Raises:
+        ValueError: `width`, `stacks` or `reduction` is not at least 1.
     """
 
     def __init__(
@@ -52,7 +56,8 @@ class DenseFeaturePyramid(PyramidOperation):
         norm: str = "instance",
     ) -> None:
         super().__init__()
-        width, levels = width or min(channels), len(channels)
+        width, levels = min(channels) if width is None else width, len(channels)
+        check_counts(width=width, stacks=stacks, reduction=reduction)
         self.laterals = nn.ModuleList(conv(spatial_dims, c, width, kernel=1) for c in channels)
         self.project = nn.ModuleList(conv(spatial_dims, width, c, kernel=1) for c in channels)
         self.down, self.up = (
@@ -93,12 +98,16 @@ class SpatialContextPyramid(PyramidOperation):
         spatial_dims: 2 or 3.
         channels: per level.
         reduction: channels over those of v.
+
+    Raises:
+        ValueError: `reduction` is not at least 1.
     """
 
     neutral_at_init = True
 
     def __init__(self, *, spatial_dims: int, channels: Sequence[int], reduction: int = 1) -> None:
         super().__init__()
+        check_counts(reduction=reduction)
         self.keys, self.values, self.gates, self.out = (nn.ModuleList() for _ in range(4))
         for c in channels:
             hidden = max(1, c // reduction)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.blocks.skip import MERGES, SkipContext, SkipMerge
+from medseg.blocks.skip.checks import check_counts
 from medseg.errors import UsageError, nearest
 
 CLS_MODES = ("add", "replace_first")
@@ -37,6 +38,7 @@ class CrossContext(SkipMerge):
 
     Raises:
         UsageError: for unequal channels or an unknown `cls_mode`.
+        ValueError: `layers`, `num_heads` or `head_dim` is not at least 1.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class CrossContext(SkipMerge):
             raise UsageError(f"skip 'cross_context' needs equal channels, not {skip_channels} and {decoder_channels}")
         if cls_mode not in CLS_MODES:
             raise UsageError(f"unknown cls_mode '{cls_mode}': {nearest(cls_mode, CLS_MODES)}")
+        check_counts(layers=layers, num_heads=num_heads, head_dim=head_dim)
         self.out_channels, self.cls_mode = skip_channels + decoder_channels, cls_mode
         self.decoder_layers, self.skip_layers = (
             nn.ModuleList(TokenAttention(c, num_heads=num_heads, head_dim=head_dim) for _ in range(layers))

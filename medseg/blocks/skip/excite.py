@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from medseg.blocks.conv import conv
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
+from medseg.blocks.skip.checks import check_counts
 
 LEAST_HIDDEN = 8
 
@@ -20,10 +21,14 @@ class SqueezeExcite(SkipEdit):
         spatial_dims: 2 or 3.
         channels: of the skip.
         reduction: channels per hidden unit, 16 in the paper; never fewer than 8 hidden units (ours).
+
+    Raises:
+        ValueError: `reduction` is not at least 1.
     """
 
     def __init__(self, *, spatial_dims: int, channels: int, reduction: int = 16) -> None:
         super().__init__()
+        check_counts(reduction=reduction)
         hidden = max(LEAST_HIDDEN, channels // reduction)
         self.squeeze = conv(spatial_dims, channels, hidden, kernel=1)
         self.excite = conv(spatial_dims, hidden, channels, kernel=1)

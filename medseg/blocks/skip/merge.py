@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from medseg.blocks.conv import conv
 from medseg.blocks.skip import MERGES, SkipContext, SkipMerge
+from medseg.blocks.skip.checks import check_counts
 from medseg.errors import UsageError
 
 
@@ -81,13 +82,17 @@ class AttentionGate(SkipMerge):
         skip_channels: channels of the skip.
         decoder_channels: channels of the decoder.
         hidden: channels of the additive attention. None: half of the skip's (our choice).
+
+    Raises:
+        ValueError: `hidden` is not at least 1.
     """
 
     def __init__(
         self, *, spatial_dims: int, skip_channels: int, decoder_channels: int, hidden: int | None = None
     ) -> None:
         super().__init__()
-        width = hidden or max(1, skip_channels // 2)
+        width = max(1, skip_channels // 2) if hidden is None else hidden
+        check_counts(hidden=width)
         self.skip = conv(spatial_dims, skip_channels, width, kernel=1, bias=False)
         self.decoder = conv(spatial_dims, decoder_channels, width, kernel=1)
         self.attention = conv(spatial_dims, width, 1, kernel=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from medseg.blocks.conv import conv
 from medseg.blocks.dense import MultiDilatedDenseBlock
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
-from medseg.errors import UsageError
+from medseg.blocks.skip.checks import check_counts
 
 
 @EDITS.register("multi_dilated")
@@ -29,7 +29,8 @@ class MultiDilatedSkip(SkipEdit):
         norm: see `medseg.blocks.norm.make_norm`.
 
     Raises:
-        UsageError: no layers.
+        ValueError: `growth` or `layers` is not at least 1.
+        UsageError: as the block.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class MultiDilatedSkip(SkipEdit):
         norm: str = "instance",
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise UsageError(f"skip edit 'multi_dilated': layers is {layers} (must be at least 1)")
+        growth = max(1, channels // 4) if growth is None else growth
+        check_counts(growth=growth, layers=layers)
         self.block = MultiDilatedDenseBlock(
-            channels, growth or max(1, channels // 4), layers=layers, spatial_dims=spatial_dims,
+            channels, growth, layers=layers, spatial_dims=spatial_dims,
             max_dilation=max_dilation, norm=norm,
         )  # fmt: skip
         self.project = conv(spatial_dims, self.block.out_channels, channels, kernel=1)

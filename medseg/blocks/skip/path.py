@@ -232,6 +232,6 @@ def _build(registry: Registry, setting: Mapping[str, Any], facts: Mapping[str, A
             raise UsageError(f"{registry.kind} '{name}': '{key}' follows from its place and cannot be set")
     try:
         return registry.build(name, **{key: value for key, value in facts.items() if key in known}, **arguments)
-    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise UsageError(f"{registry.kind} '{name}' cannot be built with {given or 'its defaults'}: {error}") from error

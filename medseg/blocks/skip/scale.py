@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
+from medseg.blocks.skip.checks import check_finite, is_number
 from medseg.blocks.skip.path import SkipPath, skip_path
 from medseg.errors import UsageError, nearest
 
@@ -38,6 +39,7 @@ class SkipScale(SkipEdit):
 
     Raises:
         UsageError: `per_level` does not have a factor for every level.
+        ValueError: a factor is no finite number.
     """
 
     neutral_at_init = True
@@ -55,6 +57,8 @@ class SkipScale(SkipEdit):
         super().__init__()
         if per_level is not None and len(per_level) != num_levels:
             raise UsageError(f"skip edit 'scale': per_level has {len(per_level)} factors (needs {num_levels})")
+        given = {"bottom": bottom, "top": top}
+        check_finite(**given, **{f"per_level[{i}]": factor for i, factor in enumerate(per_level or ())})
         factors = ramp(num_levels, bottom, top) if per_level is None else list(per_level)
         factor = float(factors[min(level, num_levels - 1)])
         self.factor = nn.Parameter(torch.tensor([factor])) if learnable else factor
@@ -98,7 +102,7 @@ def calibrate_skips(
         model: hosts a skip path; a ``scale`` edit is appended to it, once, which `detach_skips` removes.
         loader: (image (B, C, *S), label) batches; gone through once for each set of factors.
         metric: (logits, label) -> a number, the higher the better, e.g. Dice, or minus the entropy where there are no
-            labels.
+            labels. The model's modules are in evaluation mode for it, and then as they were.
         grid: factors to try.
         mode: as for `calibrate`.
         tolerance: as for `calibrate`.
@@ -106,7 +110,7 @@ def calibrate_skips(
     Raises:
         UsageError: as `calibrate`, or the loader is empty.
     """
-    batches, training = list(loader), model.training
+    batches, modes = list(loader), {module: module.training for module in model.modules()}
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
@@ -118,7 +122,9 @@ def calibrate_skips(
     try:
         return calibrate(model, score, grid=grid, mode=mode, tolerance=tolerance)
     finally:
-        model.train(training)
+        model.train(modes[model])  # what was appended
+        for module, training in modes.items():
+            module.training = training
 
 
 def calibrate(
@@ -132,13 +138,12 @@ def calibrate(
         grid: factors to try.
         mode: ``"linear"`` tries ramps down to each factor; ``"coordinate"`` tries every factor on one level after the
             other, from the deepest to the finest, keeping what is better.
-        tolerance: a factor other than 1 must gain more than this, so that the score never falls.
+        tolerance: a factor other than 1 must gain more than this, at least 0, so that the score never falls.
 
     Raises:
-        UsageError: an unknown mode, or the model's score is NaN; the model is as it was.
+        UsageError: as `check_search`, or the model's score is NaN; the model is as it was.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown mode '{mode}' of calibrate_skips: {nearest(mode, MODES)}")
+    check_search(grid=grid, mode=mode, tolerance=tolerance)
     path = skip_path(model)
     former = calibrated_factors(path)
     try:
@@ -148,6 +153,20 @@ def calibrate(
         raise
     set_factors(path, found.per_level)
     return found
+
+
+def check_search(*, grid: Sequence[float], mode: str, tolerance: float) -> None:
+    """Refuse arguments that `calibrate` cannot search with.
+
+    Raises:
+        UsageError: an unknown mode, no factors, or a factor or tolerance that is no number or may lose score.
+    """
+    if mode not in MODES:
+        raise UsageError(f"unknown mode '{mode}' of calibrate_skips: {nearest(str(mode), MODES)}")
+    if not isinstance(grid, Sequence) or not grid or not all(is_number(factor) for factor in grid):
+        raise UsageError(f"grid of calibrate_skips is {grid!r} (expected a list of one or more finite numbers)")
+    if not is_number(tolerance) or tolerance < 0:
+        raise UsageError(f"tolerance of calibrate_skips is {tolerance!r} (expected a number of at least 0)")
 
 
 def _search(model: nn.Module, score: Score, grid: Sequence[float], mode: str, tolerance: float) -> Calibration:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medseg.blocks.conv import conv
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
+from medseg.blocks.skip.checks import check_finite
 from medseg.errors import UsageError
 
 HINT_CHANNELS = 16
@@ -28,12 +29,18 @@ class SkipTuner(SkipEdit):
         channels: of the skip.
         ratio: hidden channels as a share of `channels`; with 1 it has 2 C^2 + 2 C parameters.
         strength: 0 is the host without the tuner, 1 the tuner as trained; may be changed at any time.
+
+    Raises:
+        ValueError: `ratio` or `strength` is no finite number, or `ratio` not above 0.
     """
 
     neutral_at_init = True
 
     def __init__(self, *, spatial_dims: int, channels: int, ratio: float = 1.0, strength: float = 1.0) -> None:
         super().__init__()
+        check_finite(ratio=ratio, strength=strength)
+        if ratio <= 0:
+            raise ValueError(f"ratio is {ratio} (must be above 0)")
         hidden = max(1, round(ratio * channels))
         self.strength = strength
         self.down = conv(spatial_dims, channels, hidden, kernel=1)
@@ -71,6 +78,7 @@ class ConditionalSkipTuner(SkipEdit):
 
     Raises:
         UsageError: a weight for a condition that is not there; when called, a condition that the batch lacks.
+        ValueError: as `SkipTuner`, and for weights.
     """
 
     neutral_at_init = True
@@ -90,6 +98,7 @@ class ConditionalSkipTuner(SkipEdit):
         unknown = set(weights or ()) - set(conditions)
         if unknown:
             raise UsageError(f"csc_tuner has a weight for '{min(unknown)}' (its conditions: {', '.join(conditions)})")
+        check_finite(strength=strength, **{f"weights.{name}": weight for name, weight in (weights or {}).items()})
         self.weights, self.strength = dict.fromkeys(conditions, 1.0) | dict(weights or {}), strength
         self.conditions_needed = {name: n for name, n in conditions.items() if self.weights[name]}
         self.hints = nn.ModuleDict({name: hint_encoder(spatial_dims, n, channels) for name, n in conditions.items()})

@@ -10,6 +10,7 @@ from torch import nn
 from medseg.blocks import OneShotAggregation, vovnet_encoder
 from medseg.blocks.encoders import NamedEncoder
 from medseg.blocks.vovnet import EffectiveSqueezeExcite
+from medseg.compose import compose
 from medseg.errors import InputRefused, UsageError
 from medseg.models import create_model
 from medseg.testing import check_inference
@@ -144,3 +145,14 @@ def test_weights_of_a_classifier_are_adapted_to_the_image_channels() -> None:
 def test_wrong_encoders_are_named(encoder: str, spatial_dims: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create_model("unet", spatial_dims=spatial_dims, encoder=encoder)
+
+
+def test_the_name_of_an_encoder_is_given_alone_or_as_a_key() -> None:
+    for words in (["model.encoder=residual"], ["model.encoder.name=residual"]):
+        given = compose("train", ["model=unet", *words])["model"]["encoder"]
+        model = create_model("unet", spatial_dims=2, base_channels=4, depth=1, encoder=given)
+        assert len(model.encoder.stem) == 1, "the residual encoder's stem"
+    assert compose("train", ["model=unet"])["model"]["encoder"] == {"name": "plain"}
+    for bad in (3, None, ["plain"], {"name": 3}, {"name": "plain", "depth": 2}, {}):
+        with pytest.raises(UsageError, match="encoder is"):
+            create_model("unet", spatial_dims=2, base_channels=4, depth=1, encoder=bad)

@@ -187,16 +187,40 @@ class TestCalibration:
         with pytest.raises(UsageError, match="did you mean 'linear'"):
             calibrate_skips(model, [], lambda a, b: 0.0, mode="liner")
 
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"grid": ["abc"]},
+            {"grid": 0.5},
+            {"grid": []},
+            {"grid": [float("nan")]},
+            {"tolerance": "x"},
+            {"tolerance": -0.1},
+            {"mode": None},
+        ],
+    )
+    def test_arguments_that_cannot_be_searched_with_are_refused(self, model, bad) -> None:
+        with pytest.raises(UsageError, match="calibrate_skips"):
+            calibrate_skips(model, [(torch.randn(1, 1, 8, 8), torch.zeros(1))], lambda a, b: a.mean(), **bad)
+
+    def test_every_module_is_in_its_own_mode_again(self, model) -> None:
+        model.train()
+        model.encoder.eval()
+        before = {name: module.training for name, module in model.named_modules()}
+        calibrate_skips(model, [(torch.randn(1, 1, 8, 8), torch.zeros(1))], lambda a, b: a.mean())
+        after = {name: module.training for name, module in model.named_modules()}
+        assert {name: after[name] for name in before} == before
+        assert all(after[name] for name in after.keys() - before.keys())
+
     def test_the_scale_of_the_model_itself_is_left_alone_and_detach_gives_it_back(self) -> None:
         own = {"edit": [{"name": "scale", "bottom": 0.3}]}
         model = create_model("unet", spatial_dims=2, base_channels=4, depth=2, skips=own).eval()
         images, factors = torch.randn(1, 1, 8, 8), [part.factor for part in model.skips.edits[0].values()]
         with torch.no_grad():
             wanted = model(images)
-        loader = [(images, 2 * wanted)]
         for _ in range(2):
-            found = calibrate_skips(model, loader, lambda a, b: -(a - b).abs().mean(), grid=(0.1, 1.5), tolerance=-9)
-            assert found.before == pytest.approx(-float(wanted.abs().mean())), "the score of the model as it came"
+            found = calibrate_skips(model, [(images, wanted)], lambda a, b: (a - b).abs().mean(), grid=(0.1, 1.5))
+            assert found.before == 0, "the score of the model as it came"
             assert [part.factor for part in model.skips.edits[0].values()] == factors
             assert [part.factor for part in model.skips.edits[1].values()] == list(found.per_level) != [1, 1]
             assert len(model.skips.edits) == 2

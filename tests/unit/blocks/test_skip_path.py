@@ -78,11 +78,34 @@ def test_sites_give_a_level_several_skips() -> None:
         ({"edit": [{"name": "sc_tuner", "ratio": "half"}]}, "'sc_tuner' cannot be built"),
         ({"edit": [{"name": "squeeze_excite", "reduction": 0}]}, "'squeeze_excite' cannot be built"),
         ({"edit": [{"name": "multi_dilated", "layers": 0}]}, "layers is 0"),
+        ({"edit": [{"name": "multi_dilated", "growth": -1}]}, "growth is -1"),
+        ({"edit": [{"name": "multi_dilated", "max_dilation": 0}]}, "max_dilation is 0"),
+        ({"edit": [{"name": "multi_dilated", "max_dilation": [1, 4, 4]}]}, "one or 2 whole numbers"),
+        ({"pyramid": [{"name": "dense_fpn", "width": -8}]}, "width is -8"),
+        ({"pyramid": [{"name": "dense_fpn", "stacks": 0}]}, "stacks is 0"),
+        ({"pyramid": [{"name": "dense_fpn", "reduction": -2}]}, "reduction is -2"),
+        ({"pyramid": [{"name": "spatial_context", "reduction": -2}]}, "reduction is -2"),
+        ({"edit": [{"name": "squeeze_excite", "reduction": -2}]}, "reduction is -2"),
+        ({"edit": [{"name": "sc_tuner", "ratio": -1}]}, "ratio is -1"),
+        ({"edit": [{"name": "sc_tuner", "strength": "high"}]}, "strength is 'high'"),
+        ({"edit": [{"name": "sc_tuner", "strength": None}]}, "strength is None"),
+        ({"edit": [{"name": "scale", "bottom": float("nan")}]}, "bottom is nan"),
+        ({"edit": [{"name": "scale", "per_level": [1, float("inf")]}]}, "is inf"),
+        ({"edit": [{"name": "csc_tuner", "conditions": {"a.b": 1}}]}, "'csc_tuner' cannot be built"),
+        ({"edit": [{"name": "csc_tuner", "weights": {"prior": "much"}}]}, "weights.prior is 'much'"),
+        ({"merge": {"name": "attention_gate", "hidden": 0}}, "hidden is 0"),
+        ({"merge": {"name": "cross_context", "layers": -1}}, "layers is -1"),
+        ({"merge": {"name": "cross_context", "num_heads": 0}}, "num_heads is 0"),
     ],
 )
 def test_wrong_settings_are_named(settings, message) -> None:
     with pytest.raises(UsageError, match=message):
         create_model("unet", spatial_dims=2, base_channels=4, depth=2, skips=settings)
+
+
+def test_a_part_that_finds_no_level_is_refused() -> None:
+    with pytest.raises(UsageError, match="'scale' cannot be built"):
+        path({"edit": {"name": "scale", "include_bottleneck": True}}, sites={})
 
 
 def test_a_condition_that_the_batch_lacks_is_named() -> None:
@@ -127,6 +150,7 @@ def test_attach_refuses_what_cannot_be() -> None:
         ({"merge": "add"}, "skips", "a merge cannot be attached"),
         ({"edit": "scale"}, "skips", "nothing to train"),
         ({"edit": "sc_tuner"}, "skip", "did you mean 'skips'"),
+        ({"edit": "squeeze_excite"}, "head", "leaves what is attached untrained"),
         (3, "skips", "skips is 3"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -152,7 +176,7 @@ def test_attach_refuses_what_cannot_be() -> None:
 )
 def test_train_says_which_parameters_learn(train, prefixes) -> None:
     model = create_model("unet", spatial_dims=2, base_channels=4, depth=1)
-    trained = attach_skips(model, {"edit": "sc_tuner"}, train=train)
+    trained = attach_skips(model, None if train == "head" else {"edit": "sc_tuner"}, train=train)
     assert {name.partition(".")[0] for name in trained} == prefixes
 
 

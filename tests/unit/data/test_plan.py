@@ -216,3 +216,20 @@ def test_a_fixed_size_is_seen_whole():
     assert (plan.patch_size, plan.grid((1000, 800), (1.0, 1.0))) == ((512, 512), (512, 512))
     with pytest.raises(UsageError, match="expected 2 numbers"):
         make_plan(cases, size=[224])
+
+
+def test_a_stride_of_one_number_is_that_of_every_axis():
+    every = ((1, 1, 1), (2, 2, 2), (1, 2, 2))
+    plan = make_plan(hippocampus(), strides=[1, 2, [1, 2, 2]])
+    assert plan.strides == every
+    assert plan.override(strides=[1, 2]).strides == every[:2]
+    assert Plan.from_dict({**plan.to_dict(), "strides": [1, 2, [1, 2, 2]]}) == plan
+    sliced = make_plan(hippocampus(), slices="axial", strides=[1, 2])
+    assert sliced.strides == ((1, 1, 1), (2, 2, 1))
+    assert sliced.override(strides=[1, 2]) == sliced
+
+
+@pytest.mark.parametrize("strides", [2, [], [1, None], [1, 2.5], [1, "ab"], [1, [2, 2]], [1, [0, 2, 2]]])
+def test_strides_of_another_form_are_refused(strides):
+    with pytest.raises(UsageError, match="strides is"):
+        make_plan(hippocampus(), strides=strides)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
+from medseg.blocks.skip.tuner import set_zero
 from medseg.errors import UsageError
 from medseg.models import create_model
 from medseg.models.att_swin_unet import AttSwinUNet
@@ -155,3 +157,25 @@ def test_drop_path_rises_to_its_rate() -> None:
 def test_wrong_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
     with torch.device("meta"), pytest.raises(UsageError, match=message):
         create_model("att_swin_unet", **arguments)
+
+
+def test_what_edits_the_skips_starts_as_it_says_itself(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Linear(SkipEdit):
+        neutral_at_init = True
+
+        def __init__(self, *, channels: int) -> None:
+            super().__init__()
+            self.change = nn.Linear(channels, channels)
+            set_zero(self.change)
+
+        def forward(self, skip: torch.Tensor, decoder: torch.Tensor | None, context: SkipContext) -> torch.Tensor:
+            return skip + self.change(skip.movedim(1, -1)).movedim(-1, 1)
+
+    EDITS.names()
+    monkeypatch.setitem(EDITS._factories, "linear", Linear)
+    plain = tiny()
+    built = tiny(skips={"edit": ["linear"]})
+    built.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(built(image), plain(image))
+    weights = [m.weight for m in AttSwinUNet(**TINY).skips.merges.modules() if isinstance(m, nn.Linear)]
+    assert all(float(weight.detach().abs().max()) < 0.2 for weight in weights), "merges start as the rest"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.blocks.skip.attach import attach_skips, detach_skips
 from medseg.errors import UsageError
 from medseg.models import create_model
 from medseg.models.residual_unet import ResidualUNet
@@ -37,6 +38,15 @@ def test_training_returns_one_tensor_the_sum_of_the_heads() -> None:
     assert [part.shape[-1] for part in parts] == [4, 8, 16]
     enlarged = [nn.functional.interpolate(part, size=(16, 16), mode="nearest") for part in parts]
     torch.testing.assert_close(logits, torch.stack(enlarged).sum(0))
+
+
+def test_its_head_and_a_tuner_are_adapted() -> None:
+    model = ResidualUNet(spatial_dims=2, base_channels=4, depth=2)
+    trained = attach_skips(model, {"edit": ["sc_tuner"]}, train="skips+head")
+    assert {name.partition(".")[0] for name in trained} == {"skips", "heads"}
+    detach_skips(model)
+    trained = attach_skips(model, train="decoder")
+    assert {name.partition(".")[0] for name in trained} == {"localisation", "heads"}
 
 
 def test_heads_are_at_most_the_levels_of_the_decoder() -> None:

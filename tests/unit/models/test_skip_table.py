@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 
 from medseg.cli import main
 from medseg.errors import UsageError
-from medseg.models.skip_table import describe_parts
+from medseg.models.skip_table import describe_parts, part_table
 from medseg.testing import skip_cases
 
 
@@ -20,6 +22,18 @@ def test_every_part_describes_itself_and_what_it_costs() -> None:
     assert added["concat"] == added["scale"] == 0
     assert added["sc_tuner"] == sum(2 * c * c + 2 * c for c in (4, 8))
     assert {card.name for card in cards if card.neutral} == {"scale", "sc_tuner", "csc_tuner", "spatial_context"}
+
+
+def test_brackets_are_no_markup_and_nothing_is_cut_off() -> None:
+    from rich.console import Console
+
+    table = part_table({"name": "unet", "spatial_dims": 2, "base_channels": 4, "depth": 2})
+    for width in (400, 80):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(table)
+        text = console.export_text()
+        assert "…" not in text
+        assert width < 400 or "x = W [decoder, skip]; x + gate(x) * x" in text
 
 
 def test_a_part_that_does_not_fit_is_shown_as_such(capsys) -> None:

@@ -6,13 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from medseg.cli import main
 from medseg.compose import compose
 from medseg.errors import BadDataset, UsageError
 from medseg.inference import Predictor
-from medseg.io import find_adapter, load_adapter, load_model
+from medseg.io import find_adapter, load_adapter, load_model, save_onnx
 from medseg.training import fit
+from medseg.training.adapt_checks import check_request
 from medseg.training.adapting import METHODS, adapt
 
 TINY = ["trainer.steps_per_epoch=3", "trainer.progress=false", "trainer.threads=1", "data.loader_workers=0"]
@@ -109,6 +111,45 @@ def test_an_adapter_of_another_base_is_refused_with_code_2(words, base, tmp_path
     assert "is of another model" in capsys.readouterr().err
     with pytest.raises(UsageError, match="is an adapter itself"):
         adapted(words, run, tmp_path / "again")
+
+
+def test_a_model_without_skip_paths_is_refused_before_any_data_is_read(tmp_path) -> None:
+    from medseg.io import save_model
+
+    save_model(tmp_path / "base", {"x": torch.zeros(1)}, {"model": {"name": "hybridgnet"}, "plan": {}})
+    with pytest.raises(UsageError, match="'hybridgnet' hosts no skip paths"):
+        adapt(compose("adapt", [f"model={tmp_path / 'base'}", f"run_dir={tmp_path / 'run'}", "method=head"]))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("skips={edit:[sc_tuner]}", "takes no skips="),
+        ("train=head", "takes no train="),
+        ("skip_scale.grid=[abc]", "grid of calibrate_skips"),
+        ("skip_scale.grid=[]", "grid of calibrate_skips"),
+        ("skip_scale.tolerance=-1", "tolerance of calibrate_skips"),
+    ],
+)
+def test_scales_refuse_what_has_no_effect_or_cannot_be_searched(tmp_path, word, message) -> None:
+    cfg = compose("adapt", ["model=base", "method=skip_scale", f"run_dir={tmp_path / 'run'}", word])
+    with pytest.raises(UsageError, match=message):
+        check_request(cfg, tmp_path)
+
+
+def test_adapters_and_exports_take_no_adapter(words, base, tmp_path) -> None:
+    export, adapter = tmp_path / "export", adapted(words, base, tmp_path / "run", "method=head")
+    save_onnx(export, b"", load_model(base)[1])
+    for model, given, message in (
+        (adapter, adapter, "is an adapter itself"),
+        (export, adapter, "an exported model takes no adapter"),
+        (base, [adapter], "expected one folder"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Predictor.from_pretrained(model, adapter=given)
+    with pytest.raises(UsageError, match="is an exported model"):
+        adapted(words, export, tmp_path / "again")
 
 
 def test_wrong_words_are_refused(words, base, tmp_path) -> None:

@@ -13,6 +13,7 @@ from medseg.cli import main
 from medseg.compose import compose
 from medseg.data.check import check_dataset
 from medseg.data.dataset import open_dataset
+from medseg.evaluation import evaluate_folders
 from medseg.inference import Predictor
 from medseg.io import load_model, read_json, write_json
 
@@ -87,6 +88,23 @@ def test_evaluate_takes_the_regions_of_the_model(
     summary = read_json(tmp_path / "out" / "summary.json")
     assert list(summary["mean"]) == ["(2, 3, 4, 1, 5)", "(1, 5)", "5"]
     assert summary["mean"]["5"]["ECE"] is not None
+
+
+@pytest.mark.parametrize("name", ["nested", "regions"])
+def test_adapt_scores_held_out_cases_as_training_does(
+    runs: dict[str, Path], tiny_phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run_dir = tmp_path / "run"
+    short = [word for word in SMALL if word.startswith(("trainer", "data"))]
+    words = [f"data={tiny_phantoms}", f"model={runs[name]}", f"run_dir={run_dir}", "method=head", "data.folds=5"]
+    code, text = run(capsys, "adapt", *words, *short, f"cache_dir={tmp_path / 'cache'}")
+    assert code == 0, text
+    regions = {"organs": [2, 3, 4, 1, 5], "liver": [1, 5], "lesion": [5]}
+    (held_out,) = (run_dir / "before").glob("*.nii.gz")
+    reference = tiny_phantoms / "labelsTr" / held_out.name
+    report = evaluate_folders(held_out, reference, labels=regions, known=frozenset(range(6)))
+    means = report.summary()["foreground_mean"]
+    assert read_json(run_dir / "before.json")["Dice"] == pytest.approx(means["Dice"])
 
 
 @pytest.mark.parametrize("name", ["nested", "regions"])
