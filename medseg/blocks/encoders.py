@@ -105,6 +105,14 @@ class NamedEncoder(nn.Module):
         return found[1]
 
 
+def encoder_name(encoder: str | Mapping[str, str]) -> str:
+    """``"plain"`` or ``{"name": "plain"}`` -> ``"plain"``. Raises UsageError for another form."""
+    name = encoder["name"] if isinstance(encoder, Mapping) and set(encoder) == {"name"} else encoder
+    if not isinstance(name, str):
+        raise UsageError(f"encoder is {encoder!r} (expected a name, or a mapping with the one key name)")
+    return name
+
+
 # The network, channels and reductions of its features, and the only size that it takes, if there is one.
 Backbone = tuple[nn.Module, Sequence[int], Sequence[int], Sequence[int] | None]
 

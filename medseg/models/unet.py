@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
-from medseg.blocks.encoders import NamedEncoder
+from medseg.blocks.encoders import NamedEncoder, encoder_name
 from medseg.blocks.residual import ResidualBlock
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath
@@ -187,14 +187,6 @@ class Decoder(nn.Module):
             x = self.stages[level](skips.join(level, features[level], self.up[level](x)))
             out.append(x)
         return out[::-1]
-
-
-def encoder_name(encoder: str | Mapping[str, str]) -> str:
-    """``"plain"`` or ``{"name": "plain"}`` -> ``"plain"``. Raises UsageError for another form."""
-    name = encoder["name"] if isinstance(encoder, Mapping) and set(encoder) == {"name"} else encoder
-    if not isinstance(name, str):
-        raise UsageError(f"encoder is {encoder!r} (expected a name, or a mapping with the one key name)")
-    return name
 
 
 BLOCKS: dict[str, type[nn.Module]] = {"plain": ConvNormAct, "residual": ResidualBlock}

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.encoders import NamedEncoder, encoder_name
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath, SkipSite
 from medseg.blocks.stages import Strides, check_size, resolve_strides, stage_channels, total_stride
@@ -63,6 +64,8 @@ class UNetPlusPlus(nn.Module):
         inference: what evaluation returns: the logits of the ``"last"`` head, of head k (1..depth; deeper nodes are not
             computed), or of the ``"ensemble"``: the mean of the heads' probabilities, given as the logits that the same
             activation turns into that mean, so that targets and exported models need not know of it.
+        encoder: ``"plain"``, the paper's backbone X^{i,0}, or one by name, ``"vovnet/27_slim"`` or ``"timm/resnet34"``,
+            which then decides strides and channels of all levels but the finest; or ``{"name": ...}``.
         skips: the skip paths, see `medseg.blocks.skip`: each decoder node has one of its own, whose skip is what the
             node sees of its level; pyramid operations see the backbone X^{i,0}. None: concatenation, the paper's.
         probabilities: the activation that ``"ensemble"`` averages over: ``"softmax"`` or ``"sigmoid"``. None: softmax
@@ -72,7 +75,7 @@ class UNetPlusPlus(nn.Module):
         UsageError: for unknown names or contradicting settings.
     """
 
-    encoder_names = ("nodes.?_0.*",)  # for `medseg.blocks.skip.attach.attach_skips`
+    encoder_names = ("nodes.?_0.*", "encoder.*")  # for `medseg.blocks.skip.attach.attach_skips`
 
     def __init__(
         self,
@@ -95,22 +98,29 @@ class UNetPlusPlus(nn.Module):
         conv_bias: bool = True,
         inference: str | int = "last",
         probabilities: str | None = None,
+        encoder: str | Mapping[str, str] = "plain",
         skips: SkipSettings = None,
     ) -> None:
         super().__init__()
         self.strides = resolve_strides(strides, depth, spatial_dims)
-        self.depth, self.dense, self.upsample = len(self.strides) - 1, dense, upsample
-        self.divisor = total_stride(self.strides)
         self.probabilities = probabilities or ("softmax" if out_channels > 1 else "sigmoid")
         _check_names(downsample, upsample, self.probabilities)
-        width = stage_channels(base_channels, max_channels, self.depth + 1)
+        width = stage_channels(base_channels, max_channels, len(self.strides))
         layers = {"norm": norm, "activation": activation, "dropout": dropout, "bias": conv_bias}
         self.nodes, self.ups, self.heads = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         sites: dict[str, SkipSite] = {}
-        previous = in_channels
-        for i, stride in enumerate(self.strides):
-            self.nodes[f"{i}_0"] = backbone_node(spatial_dims, previous, width[i], stride, downsample, layers)
-            previous = width[i]
+        previous, kind = in_channels, encoder_name(encoder)
+        if kind != "plain":
+            self.encoder = NamedEncoder(
+                kind, spatial_dims=spatial_dims, in_channels=in_channels, base_channels=base_channels, layers=layers
+            )
+            width, self.strides = self.encoder.channels, self.encoder.strides
+        else:
+            for i, stride in enumerate(self.strides):
+                self.nodes[f"{i}_0"] = backbone_node(spatial_dims, previous, width[i], stride, downsample, layers)
+                previous = width[i]
+        self.depth, self.dense, self.upsample = len(self.strides) - 1, dense, upsample
+        self.divisor = total_stride(self.strides)
         for i, j in decoder_positions(self.depth):
             from_below = width[i + 1] if upsample == "linear" else width[i]
             if upsample == "transpose":
@@ -125,7 +135,8 @@ class UNetPlusPlus(nn.Module):
         for j in range(1 if supervised else self.depth, self.depth + 1):
             self.heads[str(j)] = conv(spatial_dims, width[0], out_channels, kernel=1, bias=bias)
         self.inference = inference
-        initialise(self, activation)
+        for part in (self.nodes, self.ups, self.heads):  # a backbone by name starts as its own family does
+            initialise(part, activation)
         self.skips = path  # after the initialisation: its parts start as they need to
 
     @property
@@ -160,11 +171,7 @@ class UNetPlusPlus(nn.Module):
 
     def top_nodes(self, image: Tensor, depth: int) -> list[Tensor]:
         """image (B, in_channels, *S) -> [X^{0,1}, ..., X^{0,depth}], computing only nodes with i + j <= `depth`."""
-        backbone, x = [], image
-        for i in range((self.depth if self.skips.needs_all_features else depth) + 1):
-            x = self.nodes[f"{i}_0"](x)
-            backbone.append(x)
-        rows = [[x] for x in self.skips(backbone)]
+        rows = [[x] for x in self.skips(self.backbone(image, self.depth if self.skips.needs_all_features else depth))]
         for i, j in decoder_positions(depth):
             seen = rows[i] if self.dense else rows[i][-1:]
             skip = torch.cat(seen, dim=1) if len(seen) > 1 else seen[0]
@@ -172,13 +179,25 @@ class UNetPlusPlus(nn.Module):
             rows[i].append(self.nodes[f"{i}_{j}"](self.skips.join(f"{i}_{j}", skip, below)))
         return rows[0][1:]
 
+    def backbone(self, image: Tensor, depth: int) -> list[Tensor]:
+        """image (B, in_channels, *S) -> [X^{0,0}, ..., X^{depth,0}]."""
+        if hasattr(self, "encoder"):
+            return self.encoder(image)[: depth + 1]
+        features, x = [], image
+        for i in range(depth + 1):
+            x = self.nodes[f"{i}_0"](x)
+            features.append(x)
+        return features
+
     def prune(self, k: int) -> UNetPlusPlus:
         """The paper's pruned network L^k: only nodes with i + j <= k and head k, sharing this model's weights.
 
         Raises:
-            UsageError: when there is no head k, because it was not supervised or lies deeper than the network, or
-                when the skip path needs the levels that would go.
+            UsageError: when there is no head k, because it was not supervised or lies deeper than the network, when
+                the skip path needs the levels that would go, or when the encoder is one by name.
         """
+        if hasattr(self, "encoder"):
+            raise UsageError("a network with an encoder by name cannot be pruned", fix=f"set inference={k} instead")
         if str(k) not in self.heads:
             raise UsageError(f"cannot prune to depth {k} (the model has heads {', '.join(self.heads)})")
         if self.skips.needs_all_features and k < self.depth:
@@ -288,6 +307,7 @@ def unetpp_nnunet(
     deep_supervision: bool = True,
     dropout: float = 0.0,
     inference: str | int = "last",
+    encoder: str | Mapping[str, str] = "plain",
     skips: SkipSettings = None,
 ) -> UNetPlusPlus:
     """UNet++ with nnU-Net's layers, for volumes.
@@ -300,5 +320,5 @@ def unetpp_nnunet(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels,
         depth=5 if depth is None and strides is None else depth, base_channels=base_channels, max_channels=max_channels,
         strides=strides, norm=norm, deep_supervision=deep_supervision, dropout=dropout, inference=inference,
-        activation="leaky_relu", downsample="stride", bias=False, skips=skips,
+        activation="leaky_relu", downsample="stride", bias=False, encoder=encoder, skips=skips,
     )  # fmt: skip

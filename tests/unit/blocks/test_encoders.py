@@ -9,6 +9,7 @@ from torch import nn
 
 from medseg.blocks import OneShotAggregation, vovnet_encoder
 from medseg.blocks.encoders import NamedEncoder
+from medseg.blocks.skip.attach import attach_skips
 from medseg.blocks.vovnet import EffectiveSqueezeExcite
 from medseg.compose import compose
 from medseg.errors import InputRefused, UsageError
@@ -93,6 +94,29 @@ def test_backbones_serve_the_unet(encoder: str, spatial_dims: int) -> None:
     model.train()(image).square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
     check_inference(model, image, 3)
+
+
+@pytest.mark.parametrize(("encoder", "spatial_dims"), [("timm/resnet18", 2), ("vovnet/19_slim", 3)])
+def test_backbones_serve_unetpp(encoder: str, spatial_dims: int) -> None:
+    torch.manual_seed(0)
+    model = create_model(
+        "unetpp_nnunet", spatial_dims=spatial_dims, in_channels=2, out_channels=3, base_channels=4, max_channels=8,
+        encoder={"name": encoder},
+    )  # fmt: skip
+    assert (model.depth, model.divisor) == (5, (32,) * spatial_dims)
+    image = torch.randn(2, 2, *[64, 32, 32][:spatial_dims])
+    heads = model.train()(image)
+    assert [head.shape for head in heads] == [(2, 3, *image.shape[2:])] * 5
+    torch.stack([head.square().mean() for head in heads]).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    check_inference(model, image, 3)
+    with torch.no_grad():
+        model.inference = 2  # looks at the finest three features only
+        nested = [model.encoder(image)[level] for level in range(3)]
+        assert all(torch.equal(a, b) for a, b in zip(model.backbone(image, 2), nested, strict=True))
+    with pytest.raises(UsageError, match=r"cannot be pruned\. Fix: set inference=2"):
+        model.prune(2)
+    assert not any(name.startswith("encoder.") for name in attach_skips(model, {"edit": "sc_tuner"}, train="decoder"))
 
 
 def test_channels_last_features_of_transformers_come_as_channels() -> None:
