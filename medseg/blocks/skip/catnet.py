@@ -123,8 +123,10 @@ class SpatialContextPyramid(PyramidOperation):
 
     def context_of(self, x: Tensor, level: int) -> Tensor:
         """What is added to the level-th features (B, C, *S)."""
-        attention = self.keys[level](x).flatten(2).softmax(-1)  # (B, 1, N)
-        vector = self.values[level](x).flatten(2) @ attention.transpose(1, 2)  # (B, hidden, 1)
+        keys = self.keys[level](x).flatten(2)
+        # In float32, and no matrix product, which autocast would bring back: weights of 1 / N are lost in float16.
+        attention = keys.softmax(-1, dtype=torch.promote_types(keys.dtype, torch.float32))  # (B, 1, N)
+        vector = (self.values[level](x).flatten(2) * attention).sum(-1)  # (B, hidden)
         vector = vector.reshape(*vector.shape[:2], *(1,) * (x.ndim - 2))
         return self.out[level](vector) * self.gates[level](x).sigmoid()
 

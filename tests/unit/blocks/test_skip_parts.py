@@ -239,3 +239,15 @@ class TestCalibration:
             calibrate_skips(model, loader, lambda a, b: value)
         assert not model.skips.edits
         assert model.skips.calibrated is None
+
+
+def test_spatial_context_of_a_large_volume_in_half_precision() -> None:
+    part = PYRAMID.build("spatial_context", spatial_dims=3, channels=[1])
+    with torch.no_grad():
+        for layer in (part.keys[0], part.values[0], part.gates[0], part.out[0]):
+            layer.weight.fill_(0.0 if layer is part.keys[0] else 1.0)
+        x = torch.ones(1, 1, 192, 160, 160)  # nearly five million voxels: a weight of 2e-7
+        exact = part.context_of(x[..., :1], 0)[0, 0, 0, 0, 0]
+        with torch.autocast("cpu", torch.float16):
+            half = part.context_of(x, 0)[0, 0, 0, 0, 0]
+    torch.testing.assert_close(half.float(), exact, rtol=2e-3, atol=0)
