@@ -45,8 +45,8 @@ def _check_numbers(key: str, value: Any) -> None:
     numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if key in COUNTS and any(isinstance(n, Real) and (not isinstance(n, Integral) or n < 1) for n in numbers):
         raise UsageError(f"{key} is {value} (expected whole numbers of at least 1)")
-    if key in RATES and not (isinstance(value, Real) and 0 <= float(value) < 1):
-        raise UsageError(f"{key} is {value} (expected a share, 0 to below 1)")
+    if key in RATES and not (isinstance(value, Real) and 0 <= float(value) <= 1):
+        raise UsageError(f"{key} is {value} (expected a share, 0 to 1)")
 
 
 def list_models(pattern: str | None = None) -> list[str]:

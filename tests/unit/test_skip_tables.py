@@ -57,6 +57,7 @@ def test_families_are_compared_on_every_domain(
     module, few = scripts("_skip_laboratory"), ("concat", "add")
     monkeypatch.setattr(module, "load", lambda *_: discs(scripts))
     monkeypatch.setattr(module, "FAMILIES", few)
+    monkeypatch.setattr(module, "PAIRS", 1)
     monkeypatch.setattr(module, "matched", lambda *_, **__: dict.fromkeys(few, 6))
     text = module.laboratory(options, choose_profile("cpu"))
     lines = text.splitlines()[2:]

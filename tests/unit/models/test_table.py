@@ -29,7 +29,7 @@ def test_command_prints_what_the_pattern_asks_for(capsys: pytest.CaptureFixture[
     ("name", "settings", "message"),
     [
         ("barlow_swin", {"num_heads": 0}, "num_heads is 0 .*at least 1"),
-        ("barlow_swin", {"dropout": 2}, "dropout is 2 .*below 1"),
+        ("barlow_swin", {"dropout": 2}, "dropout is 2 .*0 to 1"),
         ("barlow_swin", {"image_size": [32]}, "cannot be built with image_size=.32.: not enough values"),
         ("att_swin_unet", {"drop_path": 1.5}, "drop_path is 1.5"),
         ("att_swin_unet", {"embed_dim": 0}, "embed_dim is 0"),
