@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,12 @@ from medseg.errors import UsageError, nearest
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+def cannot_be_built(what: str, settings: Mapping[str, Any], error: Exception) -> UsageError:
+    """What is told of settings that a constructor could not compute with, e.g. ``"model 'unet'"``."""
+    given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return UsageError(f"{what} cannot be built with {given or 'its defaults'}: {error}")
 
 
 class Registry(Generic[T]):

@@ -173,18 +173,16 @@ def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:
         BadDataset: no table, or cases without a value.
         UsageError: no such column.
     """
-    path = next(iter(find_tables(dataset.root)), None)
-    if path is None and not dataset.list_file:
+    path = dataset.list_file or next(iter(find_tables(dataset.root)), None)
+    if path is None:
         raise BadDataset(f"group_by={column} needs a table of the cases", path=dataset.root, fix=f"add {TABLES[0]}")
     columns = {name for case in dataset.training for name in case.metadata}
     if column.lower() not in map(str.lower, columns):
-        problem = f"the table has no column '{column}': {nearest(column, columns)}"
-        raise UsageError(problem, path=dataset.list_file or path)
+        raise UsageError(f"the table has no column '{column}': {nearest(column, columns)}", path=path)
     found = grouped_by(dataset.training, column)
     missing = [case.id for case in dataset.training if case.id not in found]
     if missing:
-        fix = "fill in the column"
-        raise BadDataset(f"{some(missing)} have no '{column}'", path=dataset.list_file or path, fix=fix)
+        raise BadDataset(f"{some(missing)} have no '{column}'", path=path, fix="fill in the column")
     return found
 
 

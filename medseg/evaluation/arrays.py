@@ -103,14 +103,13 @@ def _build(name: str) -> Metric:
 
 
 def as_shares(
-    probabilities: Probabilities, classes: Mapping[Any, tuple[int, ...]], values: Sequence[int] | None = None
+    probabilities: Probabilities, classes: Mapping[Any, tuple[int, ...]]
 ) -> dict[tuple[int, ...], np.ndarray]:
     """Probabilities (*S) by the label values of their class; those of a region are summed.
 
     Args:
-        probabilities: key of a class -> (*S), or (K, *S).
+        probabilities: key of a class -> (*S), or (K, *S): of 0 and the classes' label values, ascending.
         classes: key -> label values.
-        values: label value of every channel of an array; None: 0 and those of the classes, ascending.
 
     Raises:
         UsageError: a class without probabilities, or another number of channels.
@@ -120,7 +119,7 @@ def as_shares(
             if key not in probabilities:
                 raise UsageError(f"probabilities has none for class '{key}'")
         return {group: np.asarray(probabilities[key]) for key, group in classes.items()}
-    order = list(values or [0, *sorted({value for group in classes.values() for value in group})])
+    order = [0, *sorted({value for group in classes.values() for value in group})]
     if len(probabilities) != len(order):
         raise UsageError(f"probabilities has {len(probabilities)} channels (expected {len(order)}, of labels {order})")
     return {group: sum(probabilities[order.index(value)] for value in group) for group in classes.values()}

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import UsageError
-from medseg.registry import Registry
+from medseg.registry import Registry, cannot_be_built
 
 MODELS: Registry[nn.Module] = Registry("model", "medseg.models")
 COUNTS = ("in_channels", "out_channels", "base_channels", "embed_dim", "num_heads", "window_size", "image_size")
@@ -36,8 +36,7 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     try:
         return MODELS.build(name, **arguments)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise UsageError(f"model '{name}' cannot be built with {given}: {error}") from error
+        raise cannot_be_built(f"model '{name}'", arguments, error) from error
 
 
 def _check_numbers(key: str, value: Any) -> None:

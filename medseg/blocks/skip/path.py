@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipContext, SkipSettings
 from medseg.errors import UsageError, nearest
-from medseg.registry import Registry
+from medseg.registry import Registry, cannot_be_built
 
 ROLES = ("pyramid", "edit", "merge")
 BOTTLENECK = "bottleneck"
@@ -233,5 +233,4 @@ def _build(registry: Registry, setting: Mapping[str, Any], facts: Mapping[str, A
     try:
         return registry.build(name, **{key: value for key, value in facts.items() if key in known}, **arguments)
     except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise UsageError(f"{registry.kind} '{name}' cannot be built with {given or 'its defaults'}: {error}") from error
+        raise cannot_be_built(f"{registry.kind} '{name}'", arguments, error) from error

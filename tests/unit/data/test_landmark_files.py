@@ -157,22 +157,20 @@ def test_tables_that_are_none(tmp_path: Path, text: str, error: type[MedsegError
         read_landmarks(tmp_path / "landmarks.csv", "a")
 
 
-def test_a_point_given_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "landmarks.csv").write_text("case,point,x,y\na,0,1,2\na,0,3,4\n")
-    with pytest.raises(BadDataset, match="point 0 of case 'a' twice"):
-        read_landmarks(tmp_path / "landmarks.csv", "a")
-
-
-def test_a_case_given_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "landmarks.csv").write_text("case,x0,y0\na,1,2\na,3,4\n")
-    with pytest.raises(BadDataset, match="has case 'a' twice"):
-        read_landmarks(tmp_path / "landmarks.csv", "a")
-
-
-@pytest.mark.parametrize("number", [-1, 10_000, 3_000_000_000])
-def test_absurd_numbers_of_points_are_refused(tmp_path: Path, number: int) -> None:
-    (tmp_path / "landmarks.csv").write_text(f"case,point,x,y\na,0,1,2\na,{number},3,4\n")
-    with pytest.raises(BadDataset, match=f"point {number} of case 'a' .expected 0 to 9999"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,point,x,y\na,0,1,2\na,0,3,4\n", "point 0 of case 'a' twice"),
+        ("case,x0,y0\na,1,2\na,3,4\n", "has case 'a' twice"),
+        *(
+            (f"case,point,x,y\na,0,1,2\na,{number},3,4\n", f"point {number} of case 'a' .expected 0 to 9999")
+            for number in (-1, 10_000, 3_000_000_000)
+        ),
+    ],
+)
+def test_rows_given_twice_and_absurd_numbers_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "landmarks.csv").write_text(text)
+    with pytest.raises(BadDataset, match=message):
         read_landmarks(tmp_path / "landmarks.csv", "a")
 
 
