@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +140,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _spread(group: Sequence[dict[str, Any]], region: str, seeds: Sequence[int]) -> str:
     found = [[row["dice"][region] for row in group if row["seed"] == seed] for seed in seeds]
     means = [fmean(dice for dice in seed if dice is not None) for seed in found]
-    return f"{fmean(means):.4f}" + (f" ± {pstdev(means):.4f}" if len(seeds) > 1 else "")
+    return f"{fmean(means):.4f}" + (f" ± {stdev(means):.4f}" if len(seeds) > 1 else "")
 
 
 def main() -> None:

@@ -72,8 +72,8 @@ def resolve_dataset(data: Mapping[str, Any], *, strict: bool = True) -> Segmenta
     """Open the dataset of a ``data`` config: its ``path`` if it has one, else the catalogue's ``name``.
 
     Args:
-        data: ``name`` and ``path``; ``color``, ``instances`` and ``unlabelled`` as for `open_dataset`; ``test``, a
-            pattern of case ids that are kept apart for testing.
+        data: ``name`` and ``path``; ``color``, ``instances``, ``mask_threshold`` and ``unlabelled`` as for
+            `open_dataset`; ``test``, a pattern of case ids that are kept apart for testing.
         strict: as for `open_dataset`.
 
     Raises:
@@ -82,7 +82,9 @@ def resolve_dataset(data: Mapping[str, Any], *, strict: bool = True) -> Segmenta
     """
     if not data.get("path") and not data.get("name"):
         raise UsageError("no dataset is given", fix=f"set data=FOLDER or data={' or data='.join(list_datasets())}")
-    choices = {key: data[key] for key in ("color", "instances", "unlabelled") if data.get(key) is not None}
+    choices = {
+        key: data[key] for key in ("color", "instances", "mask_threshold", "unlabelled") if data.get(key) is not None
+    }
     dataset = open_dataset(data.get("path") or find_dataset(data["name"]), strict=strict, **choices)
     return keep_apart(dataset, data["test"]) if data.get("test") else dataset
 

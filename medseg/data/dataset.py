@@ -12,7 +12,7 @@ from medseg.data.case import Case
 from medseg.data.case_files import describe_missing, group_images, image_files, inside, label_files, stem
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.color import CHANNELS, checked_color
-from medseg.data.label_codes import parse_masks
+from medseg.data.label_codes import chosen_threshold, parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks
 from medseg.data.layouts import Layout, find_layout, with_labels
@@ -98,6 +98,7 @@ def open_dataset(
     strict: bool = True,
     color: str = "keep",
     instances: bool = False,
+    mask_threshold: float | None = None,
     unlabelled: str = "refuse",
 ) -> SegmentationDataset:
     """Open a dataset folder, the dataset.json in it, or a list of cases in a table.
@@ -112,29 +113,37 @@ def open_dataset(
         strict: refuse a dataset of which a training file is missing; ``medseg check`` opens it to list them all.
         color: what pictures are brought to, where grey and colour are mixed: "keep", "rgb" or "grey".
         instances: the masks number objects; all of them are one class.
+        mask_threshold: from this value on a pixel of a mask is of the one class, e.g. 128 for masks saved as JPEG.
         unlabelled: "refuse" images without mask in folders of images and masks, or "skip" them.
 
     Raises:
         BadDataset: a folder of no known form, a dataset.json that lacks what is needed or names files outside the
             folder, or missing files; the nearest name is given.
         UnreadableFile: a dataset.json that is not JSON.
-        UsageError: an unknown `color` or `unlabelled`.
+        UsageError: an unknown `color` or `unlabelled`; `mask_threshold` as for
+            `medseg.data.label_codes.chosen_threshold`, or for a dataset whose dataset.json states its labels.
     """
     checked_color(color)
     if unlabelled not in ("refuse", "skip"):
         raise UsageError(f"unlabelled is '{unlabelled}': {nearest(str(unlabelled), ('refuse', 'skip'))}")
+    threshold = chosen_threshold(instances, mask_threshold)
     root = Path(path).expanduser()
     listed = root if root.suffix.lower() in LIST_ENDINGS and root.is_file() else None
     root = root.parent if listed or root.name == "dataset.json" else root
     if not root.is_dir():
         raise BadDataset("there is no such folder", path=root, fix="check the path given as data=")
     description = _description(root)
-    if listed is None and isinstance(description.get("training"), list):
+    decathlon = listed is None and isinstance(description.get("training"), list)
+    plain = not decathlon and (listed is not None or not _is_nnunet(root, description))
+    if threshold is not None and not plain:
+        fix = "remove instances or mask_threshold: they are for folders of images and masks, and lists"
+        raise UsageError("the labels are what dataset.json says", path=root, fix=fix)
+    if decathlon:
         dataset = _open_decathlon(root, description)
-    elif listed is None and _is_nnunet(root, description):
-        dataset = _open_nnunet(root, description)
+    elif plain:
+        dataset = _open_plain(root, description, listed, color, threshold, strict)
     else:
-        dataset = _open_plain(root, description, listed, color, instances, strict)
+        dataset = _open_nnunet(root, description)
     dataset = replace(_with_landmarks(dataset), skips_unlabelled=unlabelled == "skip")
     _check(dataset, strict)
     return dataset
@@ -177,17 +186,17 @@ def _open_decathlon(root: Path, description: Mapping[str, Any]) -> SegmentationD
 
 
 def _open_plain(
-    root: Path, description: Mapping[str, Any], listed: Path | None, color: str, instances: bool, strict: bool
+    root: Path, description: Mapping[str, Any], listed: Path | None, color: str, threshold: float | None, strict: bool
 ) -> SegmentationDataset:
     """Folders or a list: what no description says, channels and classes, is found in the files."""
     from medseg.data.scan import scan_channels, scan_labels
 
     layout = _layout(root, listed, strict)
-    instances = instances or description.get("instances") is True
-    table, coding = parse_masks(description, root / "dataset.json", instances=instances)
+    table, coding = parse_masks(description, root / "dataset.json", threshold=threshold)
     if layout.instances and coding is None and table is None:
         problem = "the folder 'instances' numbers objects, and no choice says what is to be learnt"
-        fix = "set data.instances=true: every value above 0 becomes one class, foreground"
+        one = "every value above 0 becomes one class, foreground"
+        fix = f"set data.instances=true (medseg evaluate: instances=true): {one}"
         raise BadDataset(problem, path=root, fix=fix)
     cases = [replace(case, coding=coding) for case in layout.cases]
     labelled = [case for case in cases if case.label]

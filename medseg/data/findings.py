@@ -68,10 +68,11 @@ class Findings:
     def print(self) -> None:
         """One table of all findings, if there are any, and the summary, to stdout."""
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        console, table = Console(), Table("", "case", "file", "problem", "fix", title=self.dataset, expand=False)
+        columns = (Column(name, overflow="fold") for name in ("case", "file", "problem", "fix"))  # nothing is cut off
+        console, table = Console(), Table("", *columns, title=self.dataset, expand=False)
         for finding in self.findings:
             cells = (finding.case or "", self._relative(finding.file), finding.problem, finding.fix)
             table.add_row(Text(finding.severity, SEVERITIES[finding.severity]), *map(Text, cells))

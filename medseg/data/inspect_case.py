@@ -15,6 +15,7 @@ from medseg.data.color import COLOR_FIX, in_color
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.duplicates import thumbnail
 from medseg.data.findings import Finding, Repair
+from medseg.data.label_codes import threshold_fix
 from medseg.data.landmark_files import LandmarkLayout
 from medseg.errors import BadLabels, BadVoxels, MedsegError
 from medseg.io import Geometry, Volume, read_labels, read_volume, to_canonical
@@ -125,7 +126,9 @@ class CaseInspector:
         if unknown:
             found = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:8])
             problem = f"label values {found} are not in the dataset (expected {sorted(self.known)})"
-            report.findings.append(Finding("error", problem, case.id, path, "correct the file or dataset.json"))
+            shades = 255 in self.known and max(unknown) < 255  # as JPEG and smoothing leave
+            fix = f"set {threshold_fix(128)}, or correct the file" if shades else "correct the file or dataset.json"
+            report.findings.append(Finding("error", problem, case.id, path, fix))
         if not set(report.voxels) - {0}:
             report.findings.append(Finding("warning", "no foreground: every voxel is background", case.id, path))
         report.centers = _centers(to_canonical(labels.array, labels.geometry)[0], set(report.voxels) - {0})

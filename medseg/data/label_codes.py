@@ -1,13 +1,14 @@
-"""What a small dataset.json says of masks: classes by value, classes by colour, or instances taken as one class."""
+"""What a small dataset.json says of masks: classes by value or by colour, or one class from a value on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from medseg.data.label_names import IGNORE_NAME, LabelTable, parse_labels
-from medseg.errors import BadDataset
+from medseg.errors import BadDataset, UsageError
 from medseg.io import LabelCoding
 
 BACKGROUND = "background"
@@ -15,27 +16,59 @@ Color = tuple[int, int, int]
 
 
 def parse_masks(
-    description: Mapping[str, Any], file: Path, *, instances: bool
+    description: Mapping[str, Any], file: Path, *, threshold: float | None
 ) -> tuple[LabelTable | None, LabelCoding | None]:
     """The table of classes, None if it has to be found by reading the masks, and how their pixels are coded.
 
     Args:
         description: ``labels`` (name -> value; a background of 0 need not be named), ``colors`` (name -> [red, green,
-            blue] or "#rrggbb"; black is background unless it is named), ``instances`` (true: objects are numbered).
+            blue] or "#rrggbb"; black is background unless it is named), ``instances`` and ``mask_threshold`` as for
+            `chosen_threshold`.
         file: for errors.
-        instances: the user's choice, beside the description's.
+        threshold: the user's choice, which comes before the description's.
 
     Raises:
-        BadDataset: colours that are none, two names for one, or labels as `parse_labels` refuses them.
+        BadDataset: colours that are none, two names for one, colours beside a threshold, or labels as `parse_labels`
+            refuses them.
+        UsageError: a threshold as `chosen_threshold` refuses it.
     """
     labels = description.get("labels")
     table = parse_labels({**description, "labels": _with_background(labels)}, file) if labels is not None else None
+    if threshold is None:
+        threshold = chosen_threshold(description.get("instances") is True, description.get("mask_threshold"))
     if description.get("colors") is not None:
+        if threshold is not None:
+            raise BadDataset("classes are stated by 'colors' and by a threshold", path=file, fix="keep one of them")
         return _by_color(description["colors"], table, file)
-    if instances or description.get("instances") is True:
+    if threshold is not None:
         name = next((name for name, value in table.labels.items() if value), None) if table else None
-        return LabelTable({BACKGROUND: 0, name or "foreground": 1}), LabelCoding(instances=True)
+        return LabelTable({BACKGROUND: 0, name or "foreground": 1}), LabelCoding(threshold=threshold)
     return table, None
+
+
+def chosen_threshold(instances: bool, mask_threshold: float | None) -> float | None:
+    """From which value on a pixel of a mask is foreground; None: values are classes.
+
+    Args:
+        instances: the masks number objects, all of which are one class: a threshold of 1.
+        mask_threshold: e.g. 128 for masks of black and white that JPEG or smoothing left with shades.
+
+    Raises:
+        UsageError: the threshold is no number above 0, or both are given.
+    """
+    if mask_threshold is None:
+        return 1 if instances else None
+    number = isinstance(mask_threshold, int | float) and not isinstance(mask_threshold, bool)
+    if not number or not isfinite(mask_threshold) or mask_threshold <= 0:
+        raise UsageError(f"mask_threshold is {mask_threshold!r} (expected a number above 0)", fix="use e.g. 128")
+    if instances:
+        raise UsageError("instances and mask_threshold exclude each other", fix="keep one of them")
+    return float(mask_threshold)
+
+
+def threshold_fix(threshold: float) -> str:
+    """The words to type for a threshold of masks, for training and for evaluation."""
+    return f"data.mask_threshold={threshold:g} (medseg evaluate: mask_threshold={threshold:g})"
 
 
 def _with_background(labels: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.data.label_codes import threshold_fix
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.errors import BadDataset, BadLabels, MedsegError
 from medseg.io import read_channels, read_labels
@@ -61,7 +62,8 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
         raise BadDataset(problem, path=cases[0].label, fix=fix)
     if shades := _shades(per_case, found):
         if strict:
-            fix = "save the masks as PNG without smoothing, or state the classes in dataset.json"
+            least = 1 if found <= {0, 1, 255} else 128
+            fix = f"set {threshold_fix(least)}: values from {least} on are foreground; or state them in dataset.json"
             raise BadLabels(shades, path=cases[0].label.parent if cases[0].label else None, fix=fix)
         found = {0, 255}
     foreground = sorted(found - {0})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.label_codes import chosen_threshold
 from medseg.errors import BadLabels, PartialFailure, UsageError
 from medseg.evaluation.arrays import Labels
 from medseg.evaluation.evaluator import Evaluator
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 SETTINGS = (
     *("labels", "tolerance", "metrics", "surface", "workers", "on_error", "resample", "pixel_size"),
     *("relabel", "relabel_references", "empty", "metadata", "cluster", "stratify", "confidence"),
+    *("instances", "mask_threshold"),
 )
 
 
@@ -38,6 +40,8 @@ def evaluate_folders(
     cluster: str | None = None,
     stratify: str | None = None,
     confidence: float = CONFIDENCE,
+    instances: bool = False,
+    mask_threshold: float | None = None,
     **settings: Any,
 ) -> Report:
     """Evaluate predictions, of any tool, against references or a dataset.
@@ -54,13 +58,16 @@ def evaluate_folders(
         cluster: its column of what cases belong to, e.g. the patient; intervals are over these.
         stratify: its column of groups, e.g. the site, which are scored apart too.
         confidence: of the intervals, between 0 and 1.
+        instances: the references number objects; every value above 0 is label 1.
+        mask_threshold: every value of the references from here on is label 1, e.g. 128 for masks saved as JPEG.
         settings: the other arguments of `Evaluator`.
 
     Raises:
         InputRefused: nothing to compare, grids that differ, label values that are not known, unreadable files.
         UsageError: a setting that is not known.
     """
-    report = _evaluate(predictions, references, labels, metadata, cluster, stratify, confidence, settings)
+    threshold = chosen_threshold(instances, mask_threshold)
+    report = _evaluate(predictions, references, labels, metadata, cluster, stratify, confidence, threshold, settings)
     if output is not None:
         report.save(output)
     for line in report.remarks():
@@ -88,7 +95,9 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
     settings = {key: cfg[key] for key in SETTINGS if cfg.get(key) is not None}
     grouping = {key: settings.pop(key, None) for key in ("labels", "metadata", "cluster", "stratify")}
     confidence = settings.pop("confidence", CONFIDENCE)
-    report = _evaluate(predictions, cfg.get("references"), **grouping, confidence=confidence, settings=settings)
+    threshold = chosen_threshold(settings.pop("instances", False), settings.pop("mask_threshold", None))
+    choices = {"confidence": confidence, "threshold": threshold, "settings": settings}
+    report = _evaluate(predictions, cfg.get("references"), **grouping, **choices)
     report.save(output)
     report.print()
     report_landmarks(report, output)
@@ -104,11 +113,12 @@ def _evaluate(
     cluster: str | None,
     stratify: str | None,
     confidence: float,
+    threshold: float | None,
     settings: Mapping[str, Any],
 ) -> Report:
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence} (must be between 0 and 1)")
-    pair = find_pairs(predictions, references)
+    pair = find_pairs(predictions, references, threshold)
     rows = metadata_of(pair, predictions if references is None else None, metadata)
     if rows is None and (cluster or stratify):
         raise UsageError("cluster and stratify are columns of a table", fix="give metadata=FILE.csv")

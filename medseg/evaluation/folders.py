@@ -58,21 +58,23 @@ class FolderPair:
     table: LabelTable | None
 
 
-def pair_folders(predictions: str | Path, references: str | Path) -> FolderPair:
+def pair_folders(predictions: str | Path, references: str | Path, threshold: float | None = None) -> FolderPair:
     """Pair predictions with references by file name without ending.
 
     Args:
         predictions: folder of label maps.
         references: folder of label maps, or a dataset folder or list, whose test, validation or training labels are
             then taken: those that more of the predictions belong to.
+        threshold: of the references' values, see `medseg.data.label_codes.chosen_threshold`.
 
     Raises:
         BadDataset: a folder is missing or holds no label maps, two files are of one case, or no prediction at all
             has a reference.
+        UsageError: a threshold for a dataset whose dataset.json states its labels.
     """
     found, references = label_files(predictions), Path(references)
     root = _dataset_root(references)
-    dataset = _dataset_of(references, root)
+    dataset = _dataset_of(references, root, threshold)
     whole = references in (root, dataset.list_file if dataset else None)
     wanted = _dataset_labels(dataset, found) if dataset and whole else _by_name(label_files(references), found)
     if not wanted.keys() & found.keys():
@@ -82,7 +84,7 @@ def pair_folders(predictions: str | Path, references: str | Path) -> FolderPair:
     every = (*dataset.training, *dataset.test) if dataset else ()
     images = {case.id: case.images[0] for case in every if case.images}
     points = {case.id: case.landmarks for case in every}
-    coding = next((case.coding for case in every if case.coding), None)
+    coding = next((case.coding for case in every if case.coding), LabelCoding(threshold=threshold))
     shares = {path.name[: -len(file_ending(path))]: path for path in Path(predictions).glob(f"*{PROBABILITIES}.*")}
     cases = tuple(
         CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES), coding, points.get(id))
@@ -130,15 +132,15 @@ def _has_points(root: Path) -> bool:
     return subfolder(root, IMAGES) is not None and bool(find_landmarks(root).files)
 
 
-def _dataset_of(references: Path, root: Path | None) -> SegmentationDataset | None:
+def _dataset_of(references: Path, root: Path | None, threshold: float | None) -> SegmentationDataset | None:
     """The dataset that the references are; or that they lie in, if it can be opened: it need not be whole then."""
     if references.suffix.lower() in LIST_ENDINGS or root == references:
         # Points that are wrong would be painted as empty masks.
         if root is not None and _has_points(root) and find_layout(root) is None:
             return open_dataset(references, unlabelled="skip")
-        return open_dataset(references, strict=False)
+        return open_dataset(references, strict=False, mask_threshold=threshold)
     try:
-        return open_dataset(root, strict=False) if root else None
+        return open_dataset(root, strict=False, mask_threshold=threshold) if root else None
     except InputRefused:
         return None
 

@@ -11,7 +11,7 @@ from medseg.data.case_list import LIST_ENDINGS
 from medseg.errors import BadDataset
 from medseg.evaluation.folders import CaseFiles, FolderPair, pair_folders
 from medseg.evaluation.statistics import column_of_cases, read_table
-from medseg.io import file_ending
+from medseg.io import LabelCoding, file_ending
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,37 +19,42 @@ if TYPE_CHECKING:
 OPTIONAL = ("image", "probabilities")
 
 
-def find_pairs(predictions: str | Path, references: str | Path | None) -> FolderPair:
+def find_pairs(predictions: str | Path, references: str | Path | None, threshold: float | None = None) -> FolderPair:
     """Cases from whatever the two arguments are.
 
     Args:
         predictions: folder or file of label maps; or a CSV table of pairs, then ``references`` is None.
         references: folder or file of label maps, or a dataset folder or list.
+        threshold: of the references' values, see `medseg.data.label_codes.chosen_threshold`.
 
     Raises:
+        UsageError: as `pair_folders`.
         BadDataset: as `pair_folders` and `pair_table`; a file beside a folder.
     """
     predictions = Path(predictions)
     if references is None:
-        return pair_table(predictions)
+        return pair_table(predictions, threshold)
     references = Path(references)
     if predictions.is_file() and references.is_file():
         name = references.name[: -len(file_ending(references))]
-        return FolderPair((CaseFiles(name, references, predictions),), (), None)
+        return FolderPair(
+            (CaseFiles(name, references, predictions, coding=LabelCoding(threshold=threshold)),), (), None
+        )
     if predictions.is_dir() and references.suffix.lower() in LIST_ENDINGS:
-        return pair_folders(predictions, references)
+        return pair_folders(predictions, references, threshold)
     if predictions.is_file() or references.is_file():
         single = predictions if predictions.is_file() else references
         raise BadDataset("is a file and its counterpart is none", path=single, fix="give two files or two folders")
-    return pair_folders(predictions, references)
+    return pair_folders(predictions, references, threshold)
 
 
-def pair_table(path: str | Path) -> FolderPair:
+def pair_table(path: str | Path, threshold: float | None = None) -> FolderPair:
     """Cases from a CSV table with the columns ``prediction`` and ``reference``: paths, relative to the table.
 
     Args:
         path: the table; ``case``, ``image`` and ``probabilities`` are optional columns, and any other may serve as
             metadata. An empty prediction is a missing one. Case ids default to the names of the references.
+        threshold: of the references' values.
 
     Raises:
         BadDataset: a needed column is missing, the table is empty, or references or images are not there: all of them
@@ -58,7 +63,7 @@ def pair_table(path: str | Path) -> FolderPair:
     """
     frame = read_table(path, needed=("prediction", "reference"))
     root = Path(path).parent
-    cases = tuple(_row(row, root) for row in frame.to_dict("records"))
+    cases = tuple(_row(row, root, LabelCoding(threshold=threshold)) for row in frame.to_dict("records"))
     if not cases:
         raise BadDataset("the table has no rows", path=path)
     ids = [case.id for case in cases]
@@ -95,7 +100,7 @@ def groups_of(cases: Sequence[CaseFiles], metadata: pd.DataFrame | None, column:
     return {id: str(value) for id, value in zip(ids, values, strict=True)}
 
 
-def _row(row: dict[Any, Any], root: Path) -> CaseFiles:
+def _row(row: dict[Any, Any], root: Path, coding: LabelCoding) -> CaseFiles:
     given = {key: root / str(row[key]) for key in ("prediction", *OPTIONAL) if isinstance(row.get(key), str)}
     reference = root / str(row["reference"])
     name = row.get("case")
@@ -105,6 +110,7 @@ def _row(row: dict[Any, Any], root: Path) -> CaseFiles:
         prediction=given.get("prediction"),
         image=given.get("image"),
         probabilities=given.get("probabilities"),
+        coding=coding,
     )
 
 

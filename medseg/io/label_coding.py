@@ -1,4 +1,4 @@
-"""How the pixels of a label file become label values: as they are, by colour, or all instances as one class."""
+"""How the pixels of a label file become label values: as they are, by colour, or one class from a value on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class LabelCoding:
 
     Attributes:
         colors: red, green and blue, 0 to 255 -> label value; none: the file holds label values.
-        instances: the file numbers objects; every value above 0 is label 1.
+        threshold: every value from here on is label 1, and every other 0; None: values are labels. 1 makes one class
+            of numbered objects.
     """
 
     colors: Mapping[Color, int] = field(default_factory=dict)
-    instances: bool = False
+    threshold: float | None = None
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Label values (1, *S) of what a file holds, (1, *S) or, with colours, (3, *S) or (1, *S) of grey.
@@ -34,12 +35,12 @@ class LabelCoding:
         """
         if self.colors:
             stored = self._by_color(stored)
-        return (stored > 0).astype(np.uint8) if self.instances else stored
+        return stored if self.threshold is None else (stored >= self.threshold).astype(np.uint8)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for keys of caches."""
         colors = sorted([*color, value] for color, value in self.colors.items())
-        return {"colors": colors, "instances": self.instances}
+        return {"colors": colors, "threshold": self.threshold}
 
     def _by_color(self, stored: np.ndarray) -> np.ndarray:
         red, green, blue = (stored[c % len(stored)].astype(np.int64) for c in range(3))

@@ -205,6 +205,57 @@ def test_instances_are_one_class_by_choice(tmp_path):
     assert open_dataset(tmp_path).labels == {"background": 0, "nucleus": 1}
 
 
+def saved_as_jpeg(root, count=6):
+    """Images beside masks of 0 and 255 in JPEG, as Kvasir-SEG has them: shades around the edges."""
+    rows, columns = np.mgrid[:24, :20]
+    polyp = (rows - 12) ** 2 + (columns - 9) ** 2 < 40
+    for number in range(count):
+        picture(root / "images" / f"c{number}.jpg", number)
+        (root / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.uint8(255 * polyp)).save(root / "masks" / f"c{number}.jpg", quality=60)
+    return polyp
+
+
+def test_masks_with_shades_by_a_threshold(tmp_path):
+    polyp = saved_as_jpeg(tmp_path)
+    with pytest.raises(BadLabels, match=r"beside 0 and 255.*data\.mask_threshold=128"):
+        open_dataset(tmp_path)
+    found = check_dataset(open_dataset(tmp_path, strict=False), progress=False).findings
+    assert ["data.mask_threshold=128" in error.fix for error in found if error.severity == "error"] == 6 * [True]
+    dataset = open_dataset(tmp_path, mask_threshold=128)
+    assert dataset.labels == {"background": 0, "foreground": 1}
+    assert make_fingerprint(dataset, progress=False).cases[0].voxels == {0: (~polyp).sum(), 1: polyp.sum()}
+    assert not check_dataset(dataset, progress=False).findings
+    (tmp_path / "dataset.json").write_text('{"mask_threshold": 128, "labels": {"polyp": 255}}')
+    assert open_dataset(tmp_path).labels == {"background": 0, "polyp": 1}
+
+
+def test_masks_of_1_and_of_255_by_a_threshold_of_1(tmp_path):
+    folder(tmp_path, 4)
+    mask(tmp_path / "masks/c0.png", (0, 255))
+    with pytest.raises(BadLabels, match=r"data\.mask_threshold=1 .*values from 1 on"):
+        open_dataset(tmp_path)
+    cases = make_fingerprint(open_dataset(tmp_path, mask_threshold=1), progress=False).cases
+    assert {tuple(sorted(case.voxels.items())) for case in cases} == {((0, 440), (1, 40))}
+
+
+@pytest.mark.parametrize("threshold", [0, -1, True, "128", float("nan"), float("inf")])
+def test_refuses_thresholds_that_are_none(tmp_path, threshold):
+    with pytest.raises(UsageError, match="mask_threshold is"):
+        open_dataset(folder(tmp_path), mask_threshold=threshold)
+
+
+def test_refuses_a_threshold_beside_other_statements(tmp_path):
+    with pytest.raises(UsageError, match="exclude each other"):
+        open_dataset(folder(tmp_path), mask_threshold=128, instances=True)
+    (tmp_path / "dataset.json").write_text('{"colors": {"a": [255, 0, 0]}}')
+    with pytest.raises(BadDataset, match=r"'colors' and by a threshold"):
+        open_dataset(tmp_path, instances=True)
+    (tmp_path / "images").rename(tmp_path / "imagesTr")
+    with pytest.raises(UsageError, match=r"what dataset\.json says.*folders of images and masks"):
+        open_dataset(tmp_path, instances=True)
+
+
 def test_grey_and_colour_are_brought_together_by_choice(tmp_path):
     folder(tmp_path)
     picture(tmp_path / "images/c3.png", 3, "L")

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from medseg.cli import main
 from medseg.errors import BadDataset, BadLabels, BadVoxels, UsageError
@@ -23,6 +24,38 @@ def cube(start=2, value=1):
     labels = np.zeros((12, 12, 12), np.uint8)
     labels[start : start + 6, 2:8, 2:8] = value
     return labels
+
+
+def saved_mask(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.repeat(np.asarray(values, np.uint8), 20).reshape(-1, 20)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["dataset", "folder", "file", "table"])
+@pytest.mark.parametrize(
+    ("stored", "choice"),
+    [((0, 3, 1, 7, 0, 2) * 4, {"instances": True}), ((4, 250, 255, 140, 90, 128) * 4, {"mask_threshold": 128})],
+)
+def test_references_that_are_one_class_by_choice(tmp_path, form, stored, choice):
+    classes = np.array(stored) >= choice.get("mask_threshold", 1)
+    for i in range(2):
+        saved_mask(tmp_path / "data/images" / f"c{i}.png", range(24))
+        saved_mask(tmp_path / "data/instances" / f"c{i}.png", stored)
+        saved_mask(tmp_path / "out" / f"c{i}.png", classes)
+    (tmp_path / "pairs.csv").write_text("prediction,reference\nout/c0.png,data/instances/c0.png\n")
+    given = {
+        "dataset": (tmp_path / "out", tmp_path / "data"),
+        "folder": (tmp_path / "out", tmp_path / "data/instances"),
+        "file": (tmp_path / "out/c0.png", tmp_path / "data/instances/c0.png"),
+        "table": (tmp_path / "pairs.csv", None),
+    }[form]
+    report = evaluate_folders(*given, **choice)
+    assert report.summary()["foreground_mean"]["Dice"] == 1
+    words = [f"predictions={given[0]}", f"references={given[1]}" if given[1] else ""]
+    words += [f"{key}={value}" for key, value in choice.items()] + [f"output={tmp_path / 'report'}"]
+    assert evaluate(*filter(None, words)) == 0
+    assert json.loads((tmp_path / "report/summary.json").read_text())["foreground_mean"]["Dice"] == 1
 
 
 @pytest.fixture
