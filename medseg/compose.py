@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import BadDataset, UsageError, nearest
+from medseg.errors import BadDataset, MedsegError, UsageError, nearest
 
 PATHS = (
     "input",
@@ -193,8 +194,23 @@ def explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: s
             return f"{name}={value}{several}: {nearest(value, choices)}"
         if name not in known and not word.startswith("+") and not name.startswith("hydra"):
             return f"there is no key '{name}': {short(nearest(name, known), verb)}"
+    if refused := re.search(r"Could not override '([\w.]+)'", str(error)):
+        return key_of_another_option(refused[1], verb, overrides, config_dir)
     key = getattr(error, "full_key", None)
     return f"'{key}' is not set" if "Missing mandatory value" in str(error) else " ".join(str(error).split())
+
+
+def key_of_another_option(name: str, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """What to say of ``model.skips=add`` beside ``model=hybridgnet``."""
+    group, _, key = name.partition(".")
+    try:
+        chosen = compose(verb, [word for word in overrides if _name(word) != name], config_dir).get(group)
+    except MedsegError:  # another word is wrong too
+        chosen = None
+    if not isinstance(chosen, Mapping):
+        return f"there is no key '{name}' with the {group} that is chosen"
+    option = chosen.get("name", "what is chosen")
+    return f"there is no key '{name}' with {group}={option}: {nearest(key, list(dotted(chosen)))}"
 
 
 def own_options(group: str, config_dir: str | None) -> list[str]:

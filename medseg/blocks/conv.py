@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -68,6 +69,14 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *S) -> (B, out_channels, *S / stride)."""
         return self.dropout(self.act(self.norm(self.conv(x))))
+
+
+def double_conv(
+    spatial_dims: int, in_channels: int, out_channels: int, layers: Mapping[str, Any], stride: Stride = 1
+) -> nn.Sequential:
+    """Two `ConvNormAct` with these layers, the first with `stride`."""
+    first = ConvNormAct(spatial_dims, in_channels, out_channels, stride=stride, **layers)
+    return nn.Sequential(first, ConvNormAct(spatial_dims, out_channels, out_channels, **layers))
 
 
 def initialise(model: nn.Module, activation: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import ConvNormAct, initialise
+from medseg.blocks.conv import double_conv, initialise
 from medseg.blocks.vovnet import vovnet_encoder
 from medseg.errors import InputRefused, UsageError, nearest
 
@@ -43,10 +43,7 @@ class NamedEncoder(nn.Module):
         self.backbone, channels, reductions, self.made_for = BACKBONES[family](variant, spatial_dims, in_channels)
         # timm says so; sizes cannot, as height and channels may be equal.
         self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        self.stem = nn.Sequential(
-            ConvNormAct(spatial_dims, in_channels, base_channels, **layers),
-            ConvNormAct(spatial_dims, base_channels, base_channels, **layers),
-        )
+        self.stem = double_conv(spatial_dims, in_channels, base_channels, layers)
         initialise(self.stem, layers["activation"])
         self.channels = [base_channels, *channels]
         steps = [b // a for a, b in zip((1, *reductions), reductions, strict=False)]

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.conv import MAX_POOLS, conv, double_conv, initialise, upsample_conv
 from medseg.blocks.encoders import NamedEncoder, encoder_name
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath, SkipSite
@@ -224,14 +224,6 @@ class UNetPlusPlus(nn.Module):
 def decoder_positions(depth: int) -> list[tuple[int, int]]:
     """Positions (i, j) of the decoder nodes, j > 0, in an order in which each node's inputs come before it."""
     return [(i, j) for j in range(1, depth + 1) for i in range(depth + 1 - j)]
-
-
-def double_conv(
-    spatial_dims: int, inputs: int, width: int, layers: dict, stride: Sequence[int] | int = 1
-) -> nn.Sequential:
-    """H: two convolutions with normalisation, activation and dropout, the first with `stride`."""
-    first = ConvNormAct(spatial_dims, inputs, width, stride=stride, **layers)
-    return nn.Sequential(first, ConvNormAct(spatial_dims, width, width, **layers))
 
 
 def backbone_node(

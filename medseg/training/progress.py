@@ -89,6 +89,6 @@ class ProgressReport(pl.Callback):
         speed = self.batch_size / max(self.seconds_per_step, 1e-9)
         scored = "" if dice is None else f"  Dice {float(dice):.3f}"
         return (
-            f"step {trainer.global_step}  loss {self.loss:.3f}{scored}  {speed:.1f} patches/s"
+            f"step {trainer.global_step}  loss {self.loss:#.3g}{scored}  {speed:.1f} patches/s"
             f"  waiting {self.data_wait:.0%}  {elapsed / 60:.1f} min, {left / 60:.1f} left"
         )

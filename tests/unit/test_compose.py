@@ -32,6 +32,10 @@ def test_lists_null_and_interpolations_keep_their_meaning():
         ("train", ["model=unet,unetpp"], "several values need --multirun"),
         ("train", ["qqqqqq=1"], "medseg train --help lists them"),
         ("models", ["model=unet"], "no key 'model'"),
+        ("train", ["model=hybridgnet", "model.skips=add"], "no key 'model.skips' with model=hybridgnet.*skip_layers"),
+        ("train", ["model.num_heads=4"], "no key 'model.num_heads' with model=unet"),
+        ("train", ["experiment=hybridgnet_lungs", "target.binary=true"], "'target.binary' with target=landmarks"),
+        ("train", ["model.num_heads=4", "model.head_norm=true"], "no key 'model.num_heads' with the model"),
     ],
 )
 def test_wrong_words_are_usage_errors(verb, words, part):

@@ -86,9 +86,9 @@ class SkipMerge(nn.Module):
     takes_graph = False
 
 
-# Factories take what they want of: spatial_dims; for pyramid operations `channels` (one per level); for edits
-# `channels`, `decoder_channels`, `level`, `num_levels`; for merges `skip_channels`, `decoder_channels`, `level`,
-# `num_levels`; and arguments of their own, with defaults.
+# Factories take what they want of: spatial_dims; for pyramid operations `channels` (one per level) and
+# `num_levels`; for edits `channels`, `decoder_channels`, `level`, `num_levels`; for merges `skip_channels`,
+# `decoder_channels`, `level`, `num_levels`; and arguments of their own, with defaults.
 PYRAMID: Registry[PyramidOperation] = Registry(
     "pyramid operation", "medseg.blocks.skip", group="medseg.blocks.skip.pyramid"
 )

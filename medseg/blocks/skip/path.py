@@ -86,7 +86,8 @@ class SkipPath(nn.Module):
         parts = skip_settings(settings)
         for setting in parts["pyramid"]:
             levels = _levels(setting.pop("levels", None), len(self.channels))
-            facts = {"spatial_dims": self.spatial_dims, "channels": [self.channels[i] for i in levels]}
+            seen = {"channels": [self.channels[i] for i in levels], "num_levels": self.num_levels}
+            facts = {"spatial_dims": self.spatial_dims, **seen}
             self.pyramid.append(_build(PYRAMID, setting, facts))
             self.pyramid_levels.append(levels)
         for setting in parts["edit"]:

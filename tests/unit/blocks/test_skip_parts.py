@@ -9,7 +9,7 @@ from torch import nn
 from medseg.blocks.dense import DilationAudit, MultiDilatedDenseBlock, audit_dilations
 from medseg.blocks.skip import EDITS, PYRAMID, SkipContext
 from medseg.blocks.skip.attach import attach_skips, detach_skips
-from medseg.blocks.skip.path import skip_conditions
+from medseg.blocks.skip.path import SkipPath, skip_conditions
 from medseg.blocks.skip.scale import calibrate_skips, ramp
 from medseg.blocks.skip.tuner import ConditionalSkipTuner, SkipTuner
 from medseg.errors import UsageError
@@ -127,6 +127,47 @@ def test_dense_pyramid_at_first_weighs_all_sources_the_same() -> None:
     pyramid = PYRAMID.build("dense_fpn", spatial_dims=2, channels=[4, 4, 4])
     for parameter in (*pyramid.coarser.parameters(), *pyramid.finer.parameters()):
         assert parameter.softmax(0).unique().numel() == 1
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_nested_skips_are_the_nodes_of_unetpp(spatial_dims: int, dense: bool) -> None:
+    arguments = {"base_channels": 4, "depth": 3, "dropout": 0.0, "upsample": "linear", "dense": dense}
+    host = create_model("unetpp", spatial_dims=spatial_dims, in_channels=2, **arguments)
+    channels = [4, 8, 16, 32]
+    part = PYRAMID.build(
+        "nested",
+        spatial_dims=spatial_dims,
+        channels=channels,
+        num_levels=3,
+        dense=dense,
+        norm="none",
+        activation="relu",
+    )
+    inner = {name: state for name, state in host.nodes.state_dict().items() if name[:3] in part.nodes}
+    part.nodes.load_state_dict(inner)
+    assert set(part.nodes) == {"0_1", "1_1", "0_2"}
+    outputs: dict[str, torch.Tensor] = {}
+    for name, node in host.nodes.items():
+        node.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out}))
+    host(torch.randn(2, 2, *host.divisor))
+    features = tuple(outputs[f"{level}_0"] for level in range(4))
+    nested = part(features, SkipContext(0, 3, spatial_dims, {}))
+    for out, name in zip(nested, ("0_2", "1_1", "2_0", "3_0"), strict=True):
+        assert torch.equal(out, outputs[name]), name
+
+
+def test_nested_skips_of_some_levels() -> None:
+    path = SkipPath(
+        {"pyramid": [{"name": "nested", "levels": [1, 2]}]},
+        spatial_dims=2,
+        channels=[2, 4, 8, 16],
+        decoder_channels=[2, 4, 8],
+    )
+    assert set(path.pyramid[0].nodes) == {"0_1"}
+    features = [torch.randn(1, c, s, s) for c, s in ((2, 9), (4, 5), (8, 3), (16, 2))]
+    changed = [not torch.equal(a, b) for a, b in zip(features, path(features), strict=True)]
+    assert changed == [False, True, False, False]
 
 
 def test_spatial_context_is_one_vector_per_image() -> None:
