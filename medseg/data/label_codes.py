@@ -28,14 +28,12 @@ def parse_masks(
         threshold: the user's choice, which comes before the description's.
 
     Raises:
-        BadDataset: colours that are none, two names for one, colours beside a threshold, or labels as `parse_labels`
-            refuses them.
-        UsageError: a threshold as `chosen_threshold` refuses it.
+        BadDataset: colours that are none, two names for one, colours beside a threshold, a threshold as
+            `chosen_threshold` refuses it, or labels as `parse_labels` does.
     """
     labels = description.get("labels")
     table = parse_labels({**description, "labels": _with_background(labels)}, file) if labels is not None else None
-    if threshold is None:
-        threshold = chosen_threshold(description.get("instances") is True, description.get("mask_threshold"))
+    threshold = _described_threshold(description, file) if threshold is None else threshold
     if description.get("colors") is not None:
         if threshold is not None:
             raise BadDataset("classes are stated by 'colors' and by a threshold", path=file, fix="keep one of them")
@@ -64,6 +62,13 @@ def chosen_threshold(instances: bool, mask_threshold: float | None) -> float | N
     if instances:
         raise UsageError("instances and mask_threshold exclude each other", fix="keep one of them")
     return float(mask_threshold)
+
+
+def _described_threshold(description: Mapping[str, Any], file: Path) -> float | None:
+    try:
+        return chosen_threshold(description.get("instances") is True, description.get("mask_threshold"))
+    except UsageError as error:
+        raise BadDataset(error.problem, path=file, fix=error.fix) from None
 
 
 def threshold_fix(threshold: float) -> str:

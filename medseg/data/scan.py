@@ -60,7 +60,8 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
         problem = f"the label maps hold {len(found)} values (at most {MAX_CLASSES}): they seem to number instances"
         fix = "write one number per class; if objects are numbered, set data.instances=true to take them as one class"
         raise BadDataset(problem, path=cases[0].label, fix=fix)
-    if shades := _shades(per_case, found):
+    lossy = any(case.label is not None and case.label.suffix.lower() in (".jpg", ".jpeg") for case in cases)
+    if shades := _shades(per_case, found, lossy=lossy):
         if strict:
             least = 1 if found <= {0, 1, 255} else 128
             fix = f"set {threshold_fix(least)}: values from {least} on are foreground; or state them in dataset.json"
@@ -84,11 +85,13 @@ def _label_values(case: Case) -> Counter[int]:
     return Counter({int(value): int(found[value]) for value in np.flatnonzero(found)})
 
 
-def _shades(per_case: Mapping[str, Counter[int]], found: set[int]) -> str | None:
-    """Values that mean no classes: many beside 255, one close to it, or 1 in some masks and 255 in the others."""
+def _shades(per_case: Mapping[str, Counter[int]], found: set[int], *, lossy: bool) -> str | None:
+    """Values that mean no classes: many beside 255, one close to it, any in JPEG; 1 in some masks, 255 in others."""
     others = found - {0, 255}
-    smoothed = len(others) > MAX_WITH_255 or any(NEAR_255 <= value < 255 for value in others)
-    if 255 not in found or not (smoothed or _mixed(per_case, found)):
+    near = any(NEAR_255 <= value < 255 for value in others)
+    smoothed = len(others) > MAX_WITH_255 or near or (lossy and bool(others))
+    white = 255 in found or (lossy and max(found, default=0) >= NEAR_255)
+    if not white or not (smoothed or _mixed(per_case, found)):
         return None
     total = sum(per_case.values(), Counter[int]())
     often = sorted(others, key=lambda value: -total[value])

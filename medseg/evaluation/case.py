@@ -189,5 +189,6 @@ def _refuse_unknown(pair: LabelPair, files: CaseFiles, settings: Settings) -> No
                 f"has unknown label values {shown} (known: {known})",
                 case=files.id,
                 path=path,
-                fix="relabel the file, or name all values with labels=",
+                fix="relabel the file, name all values with labels=, or, of references that number objects or have "
+                "shades of white, set instances=true or mask_threshold=128",
             )

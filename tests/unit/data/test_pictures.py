@@ -230,6 +230,17 @@ def test_masks_with_shades_by_a_threshold(tmp_path):
     assert open_dataset(tmp_path).labels == {"background": 0, "polyp": 1}
 
 
+def test_few_shades_in_jpeg_are_no_classes_either(tmp_path):
+    folder(tmp_path, 4, values=(0, 255))
+    for path in sorted((tmp_path / "masks").iterdir()):
+        with Image.open(path) as stored:
+            stored.save(path.with_suffix(".jpg"), quality=60)
+        path.unlink()
+    assert 2 < len(np.unique(read_labels(tmp_path / "masks/c0.jpg").array)) < 9
+    with pytest.raises(BadLabels, match=r"data\.mask_threshold=128"):
+        open_dataset(tmp_path)
+
+
 def test_masks_of_1_and_of_255_by_a_threshold_of_1(tmp_path):
     folder(tmp_path, 4)
     mask(tmp_path / "masks/c0.png", (0, 255))
@@ -251,6 +262,9 @@ def test_refuses_a_threshold_beside_other_statements(tmp_path):
     (tmp_path / "dataset.json").write_text('{"colors": {"a": [255, 0, 0]}}')
     with pytest.raises(BadDataset, match=r"'colors' and by a threshold"):
         open_dataset(tmp_path, instances=True)
+    (tmp_path / "dataset.json").write_text('{"mask_threshold": "high"}')
+    with pytest.raises(BadDataset, match=r"dataset\.json: mask_threshold is 'high'"):
+        open_dataset(tmp_path)
     (tmp_path / "images").rename(tmp_path / "imagesTr")
     with pytest.raises(UsageError, match=r"what dataset\.json says.*folders of images and masks"):
         open_dataset(tmp_path, instances=True)
