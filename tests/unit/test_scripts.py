@@ -164,7 +164,7 @@ def test_nested_methods_are_compared_over_seeds_and_folds() -> None:
     dice = {(0, 0): 0.8, (0, 1): 0.6, (1, 0): 0.9, (1, 1): 0.7}
     rows = [{**row, "seed": s, "fold": f, "violations": 5, "dice": {"whole": d}} for (s, f), d in dice.items()]
     assert bench.table(rows).splitlines()[2:] == [
-        "| brats | 90s | sigmoid regions | 2 | 10 | whole 0.7500 ± 0.0500 | 20 | 4 of 4 |"
+        "| brats | 90s | sigmoid regions | 2 | 10 | whole 0.7500 ± 0.0707 | 20 | 4 of 4 |"
     ]
     assert bench.budget_words("90s") == ["trainer.max_time=00:00:01:30"]
     assert bench.budget_words("200 steps") == ["trainer.max_epochs=1", "trainer.steps_per_epoch=200"]
