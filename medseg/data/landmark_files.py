@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.metadata import find_separator
 from medseg.errors import BadDataset, BadLabels, InputRefused, UnreadableFile, nearest
 from medseg.io import load_array, read_json
 
@@ -181,7 +182,7 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = [row for row in csv.reader(file) if row]
+            header, *rows = [row for row in csv.reader(file, delimiter=find_separator(path, file)) if row]
         if {"x", "y"} <= set(header):
             return _long_table(path, [dict(zip(header, row, strict=True)) for row in rows])
         if header[0] == "case" and len(header) > 2 and len(header) % 2:

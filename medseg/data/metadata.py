@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from medseg.data.case import Case
 from medseg.data.case_files import bare
@@ -75,13 +76,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            comma = ";" if ";" in head and "," not in head else ","
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else comma)
+            reader = csv.DictReader(file, delimiter=find_separator(path, file))
             return [{_column(name): (row[name] or "").strip() for name in reader.fieldnames or ()} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadDataset(f"is not a table in UTF-8: {error}", path=path, fix="export it as CSV (UTF-8)") from None
+
+
+def find_separator(path: Path, file: TextIO) -> str:
+    """What separates the cells of a table: a tab in .tsv, else a semicolon where its first line has no comma."""
+    head = file.readline()
+    file.seek(0)
+    comma = ";" if ";" in head and "," not in head else ","
+    return "\t" if path.suffix.lower() == ".tsv" else comma
 
 
 def _column(name: str) -> str:

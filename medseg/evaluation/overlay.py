@@ -79,12 +79,16 @@ def _draw_plane(
     panel.set_facecolor("black")
     shown = ((back - low) / max(high - low, 1e-6)).clip(0, 1)  # in grey, or (H, W, 3) in colour
     panel.imshow(shown, cmap="gray", vmin=0, vmax=1, aspect=down / across, interpolation="nearest")
+    panel.autoscale(False)  # a line beside the picture does not make room for itself
     for colour, values in zip(_colours(report), report.settings.classes.values(), strict=True):
         inside, outline = np.isin(reference, values), np.isin(prediction, values)
         if inside.any():
             panel.contourf(inside, levels=[0.5, 1.5], colors=[colour], alpha=0.4)
-        if outline.any() and not outline.all():
-            panel.contour(outline, levels=[0.5], colors=[colour], linewidths=1.8)
+        if outline.any():
+            # Within a rim of background, unclipped and above the frame: what reaches the border has its line there.
+            places = (np.arange(-1, size + 1) for size in outline.shape[::-1])
+            line = panel.contour(*places, np.pad(outline, 1), levels=[0.5], colors=[colour], linewidths=1.8, zorder=3)
+            line.set_clip_on(False)
     panel.set_xticks([])
     panel.set_yticks([])
     if axis is not None:

@@ -121,7 +121,7 @@ def test_layout_that_is_malformed(discs: Path, more: dict, message: str) -> None
         open_dataset(discs)
 
 
-@pytest.mark.parametrize("form", ["long", "wide", "per case"])
+@pytest.mark.parametrize("form", ["long", "wide", "per case", "semicolons"])
 def test_tables_hold_the_same_points(discs: Path, form: str) -> None:
     points = {file.stem: np.load(file) for file in (discs / "landmarks").glob("*.npy")}
     for file in (discs / "landmarks").glob("*.npy"):
@@ -130,10 +130,9 @@ def test_tables_hold_the_same_points(discs: Path, form: str) -> None:
         case: [f"{case},{i},{x:.9g},{y:.9g}" for i, (x, y) in reversed(list(enumerate(own)))]
         for case, own in points.items()
     }
-    if form == "long":
-        (discs / "landmarks.csv").write_text(
-            "\n".join(["case,point,x,y", *(row for own in rows.values() for row in own)])
-        )
+    if form in ("long", "semicolons"):
+        text = "\n".join(["case,point,x,y", *(row for own in rows.values() for row in own)])
+        (discs / "landmarks.csv").write_text(text if form == "long" else text.replace(",", ";"))
     elif form == "wide":
         header = ",".join(["case", *(f"{axis}{i}" for i in range(12) for axis in "xy")])
         lines = [",".join([case, *(f"{value:.9g}" for value in own.ravel())]) for case, own in points.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import nibabel
@@ -48,3 +49,15 @@ def test_colours_are_shown(tmp_path: Path) -> None:
     shown = choose_views(report)
     assert shown[0].view.image.shape == (24, 32, 3)
     assert draw_overlays(report, shown).startswith(b"\x89PNG")
+
+
+def test_a_prediction_of_the_whole_picture_has_its_line_at_the_border(tmp_path: Path) -> None:
+    coloured = []
+    for value in (0, 1):
+        report = evaluate(tmp_path, ".png")
+        Image.fromarray(np.full((24, 32), value, np.uint8)).save(tmp_path / "prediction.png")
+        picture = draw_overlays(report, choose_views(report))
+        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+        legend = np.array([86, 180, 233])  # the colour of the class
+        coloured.append((np.abs(pixels - legend).max(-1) < 8).sum())
+    assert coloured[1] > coloured[0] + 400  # along four sides
