@@ -40,8 +40,8 @@ def predict_labelled(cfg: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[int,
     from medseg.inference import Predictor, predict_cases
     from medseg.inference.record import Record, record_path
 
-    masks = {key: cfg[key] for key in ("instances", "mask_threshold") if cfg.get(key) is not None}
-    dataset = open_dataset(cfg["references"], strict=False, **masks)
+    instances, threshold = bool(cfg.get("instances")), cfg.get("mask_threshold")
+    dataset = open_dataset(cfg["references"], strict=False, instances=instances, mask_threshold=threshold)
     parts = (dataset.test, dataset.validation, dataset.training)
     labelled = ([case for case in part if case.label is not None] for part in parts)
     cases = next((part for part in labelled if part), [])

@@ -32,6 +32,12 @@ def upsample_conv(
     return TRANSPOSED[spatial_dims](in_channels, out_channels, step, step, bias=bias)
 
 
+def resize(x: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
+    """Linear interpolation of (B, C, *S) to (B, C, *size)."""
+    mode = "bilinear" if x.ndim == 4 else "trilinear"
+    return nn.functional.interpolate(x, size=tuple(size), mode=mode, align_corners=align_corners)
+
+
 class ConvNormAct(nn.Module):
     """Convolution, normalisation, activation, dropout.
 

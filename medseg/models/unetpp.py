@@ -23,9 +23,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import MAX_POOLS, conv, double_conv, initialise, upsample_conv
+from medseg.blocks.conv import MAX_POOLS, conv, double_conv, initialise, resize, upsample_conv
 from medseg.blocks.encoders import NamedEncoder, encoder_name
 from medseg.blocks.skip import SkipSettings
+from medseg.blocks.skip.nested import decoder_positions
 from medseg.blocks.skip.path import SkipPath, SkipSite
 from medseg.blocks.stages import Strides, check_size, resolve_strides, stage_channels, total_stride
 from medseg.errors import UsageError, nearest
@@ -216,14 +217,8 @@ class UNetPlusPlus(nn.Module):
     def _up(self, x: Tensor, i: int, j: int) -> Tensor:
         if self.upsample == "transpose":
             return self.ups[f"{i}_{j}"](x)
-        scale = [float(s) for s in self.strides[i + 1]]
-        mode = "bilinear" if x.ndim == 4 else "trilinear"
-        return nn.functional.interpolate(x, scale_factor=scale, mode=mode, align_corners=True)
-
-
-def decoder_positions(depth: int) -> list[tuple[int, int]]:
-    """Positions (i, j) of the decoder nodes, j > 0, in an order in which each node's inputs come before it."""
-    return [(i, j) for j in range(1, depth + 1) for i in range(depth + 1 - j)]
+        size = [n * step for n, step in zip(x.shape[2:], self.strides[i + 1], strict=True)]
+        return resize(x, size, align_corners=True)
 
 
 def backbone_node(

@@ -12,14 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import conv
+from medseg.blocks.conv import conv, resize
 from medseg.blocks.norm import make_norm
 from medseg.blocks.skip import PYRAMID, PyramidOperation, SkipContext
 from medseg.blocks.skip.checks import check_counts
 from medseg.blocks.skip.tuner import set_zero
 
 ADAPTIVE_MAX_POOLS = {2: nn.functional.adaptive_max_pool2d, 3: nn.functional.adaptive_max_pool3d}
-LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 @PYRAMID.register("dense_fpn")
@@ -75,7 +74,7 @@ class DenseFeaturePyramid(PyramidOperation):
         for down, up in cast(Iterable[tuple[nn.ModuleList, nn.ModuleList]], zip(self.down, self.up, strict=True)):
             top = []
             for level, x in enumerate(stage):
-                coarser = [_up(source, x) for source in stage[level + 1 :]]
+                coarser = [resize(source, x.shape[2:], align_corners=False) for source in stage[level + 1 :]]
                 top.append(down[level]((x + _mean(coarser, self.coarser, level)).relu()))
             new = []
             for level, x in enumerate(stage):
@@ -156,11 +155,6 @@ def _mean(fitted: Sequence[Tensor], weights: nn.ParameterDict, level: int) -> Te
     for share, x in zip(weights[str(level)].softmax(0), fitted, strict=True):
         total = total + share * x
     return total
-
-
-def _up(x: Tensor, like: Tensor) -> Tensor:
-    """Interpolated to the size of `like`, which odd sizes make no whole multiple."""
-    return nn.functional.interpolate(x, size=like.shape[2:], mode=LINEAR[x.ndim - 2], align_corners=False)
 
 
 def _pool(x: Tensor, like: Tensor) -> Tensor:

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import double_conv, initialise
+from medseg.blocks.conv import double_conv, initialise, resize
 from medseg.blocks.skip import PYRAMID, PyramidOperation, SkipContext
 
-LINEAR = {4: "bilinear", 5: "trilinear"}
+
+def decoder_positions(depth: int) -> list[tuple[int, int]]:
+    """Positions (i, j) of nodes with j > 0 and i + j <= `depth`, each after those whose outputs it takes."""
+    return [(i, j) for j in range(1, depth + 1) for i in range(depth + 1 - j)]
 
 
 @PYRAMID.register("nested")
@@ -50,24 +53,19 @@ class NestedSkips(PyramidOperation):
         activation: str = "leaky_relu",
     ) -> None:
         super().__init__()
-        self.levels, self.dense = min(len(channels), num_levels), dense
+        self.dense, self.positions = dense, decoder_positions(min(len(channels), num_levels) - 1)
         layers = {"norm": norm, "activation": activation}
         self.nodes = nn.ModuleDict()
-        for j in range(1, self.levels):
-            for i in range(self.levels - j):
-                inputs = channels[i + 1] + channels[i] * (j if dense else 1)
-                self.nodes[f"{i}_{j}"] = double_conv(spatial_dims, inputs, channels[i], layers)
+        for i, j in self.positions:
+            inputs = channels[i + 1] + channels[i] * (j if dense else 1)
+            self.nodes[f"{i}_{j}"] = double_conv(spatial_dims, inputs, channels[i], layers)
         initialise(self, activation)
 
     def forward(self, features: tuple[Tensor, ...], context: SkipContext) -> tuple[Tensor, ...]:
         """Per level (B, C_l, *S_l) -> the same shapes."""
         rows = [[x] for x in features]
-        for name, node in self.nodes.items():
-            i, j = map(int, name.split("_"))
+        for i, j in self.positions:
             seen = rows[i] if self.dense else rows[i][-1:]
-            rows[i].append(node(torch.cat([_up(rows[i + 1][j - 1], seen[0]), *seen], dim=1)))
+            below = resize(rows[i + 1][j - 1], seen[0].shape[2:], align_corners=True)
+            rows[i].append(self.nodes[f"{i}_{j}"](torch.cat([below, *seen], dim=1)))
         return tuple(row[-1] for row in rows)
-
-
-def _up(x: Tensor, like: Tensor) -> Tensor:
-    return nn.functional.interpolate(x, size=like.shape[2:], mode=LINEAR[x.ndim], align_corners=True)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg.blocks.skip.nested import decoder_positions
 from medseg.errors import UsageError
 from medseg.models import create_model
-from medseg.models.unetpp import UNetPlusPlus, decoder_positions, mean_logits
+from medseg.models.unetpp import UNetPlusPlus, mean_logits
 
 PAPER = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
