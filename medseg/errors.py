@@ -19,7 +19,7 @@ class MedsegError(Exception):
         case: identifier of the case, if there is one.
         path: the file at fault, if there is one.
         fix: what the user can do, without a full stop.
-        written: what is on disk now.
+        written: what is on disk now, said only by the code that owns the writes; by default nothing is claimed.
     """
 
     exit_code = 1
@@ -31,7 +31,7 @@ class MedsegError(Exception):
         case: str | None = None,
         path: str | Path | None = None,
         fix: str | None = None,
-        written: str = "Nothing was written.",
+        written: str = "",
     ) -> None:
         self.problem, self.case, self.path, self.fix, self.written = problem, case, path, fix, written
         super().__init__(str(self))

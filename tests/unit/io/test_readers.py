@@ -130,7 +130,7 @@ def test_errors_name_case_file_and_fix_in_one_line(tmp_path: Path) -> None:
         read_volume(tmp_path / "missing.nii.gz", case="017")
     text = str(caught.value)
     assert text.startswith(f"case 017, {tmp_path / 'missing.nii.gz'}: cannot be read: No such file")
-    assert text.endswith("Nothing was written.")
+    assert "written" not in text  # said only by who owns the writes
     assert caught.value.exit_code == 3
     assert "\n" not in text
 
