@@ -188,7 +188,7 @@ def _read(run: RunFolder) -> RunRecord:
     kept = read_json(run.record)
     fix = f"bring the files of its record back from a copy, or {OTHER_FOLDER}"
     try:
-        splits = read_json(run.splits) if kept["verb"] != "pretrain" else []
+        splits = read_json(run.splits) if run.splits.exists() else []
         own = {key: kept[key] for key in ("verb", "cases", "facts", "known")}
         record = RunRecord(config=read_json(run.config), plan=read_json(run.plan), splits=splits, **own)
         sound = kept["identity"] == record.identity() and {"begun", "sessions"} <= kept.keys()
