@@ -87,6 +87,8 @@ def fit(cfg: Config) -> Path:
             training = FoldTraining(cfg, part, dataset, prepared, plan, target, splits[fold], fold, stored is not None)
             if number == 0:
                 training.check_cases([splits[fold] for fold in folds])
+                for later in parts[1:] if stored else ():
+                    later.newest_checkpoint()
                 begin(run, part.record, cfg, resumed=stored is not None)
             training.run()
         if len(folds) > 1:

@@ -48,26 +48,27 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Make the folder, and refuse a second run in it; the lock goes with the process, however it ends.
 
-        A folder in which nothing was written is removed again.
+        Where no run was begun, neither the lock nor folders that were made for it stay.
 
         Raises:
             UsageError: another run holds it, or its lock is no file of ours.
             ResourceError: it cannot be made or written.
         """
-        missing = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        lock = self.path / ".lock"
+        made = [path for path in (lock, self.path, *self.path.absolute().parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = self._hold(self.path / ".lock")
+            handle = self._hold(lock)
         except OSError as error:
             problem = f"the run folder cannot be written: {error.strerror}"
             raise ResourceError(problem, path=self.path, fix=OTHER_FOLDER) from error
         try:
             yield
         finally:
-            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-                with contextlib.suppress(OSError):
-                    (self.path / ".lock").unlink()
-                    for folder in missing:
+            if lock in made and not self.record.exists():
+                with contextlib.suppress(OSError):  # a folder that is not empty stays
+                    lock.unlink()
+                    for folder in made[1:]:
                         folder.rmdir()
             os.close(handle)
 
