@@ -170,6 +170,7 @@ def fit_scales(site: Site, ids: Sequence[str]) -> Found:
         mode=scores["mode"],
         tolerance=scores["tolerance"],
     )
+    site.part.begun()
     print(f"medseg: factors, finest first: {list(found.per_level)}; Dice {found.before:.4f} -> {found.after:.4f}")
     total = sum(parameter.numel() for parameter in network.parameters())
     facts = {"before": found.before, "after": found.after, "trained_parameters": 0, "parameters": total}
