@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.case import Case
-from medseg.data.case_files import describe_missing, group_images, image_files, inside, label_files, stem
+from medseg.data.case_files import describe_missing, group_images, image_files, inside, label_files, of_ending, stem
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.color import CHANNELS, checked_color
 from medseg.data.label_codes import chosen_threshold, parse_masks
@@ -22,6 +22,7 @@ from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, UsageError, nearest, some
 from medseg.io import file_ending, read_json
 from medseg.io.endings import IMAGE_ENDINGS
+from medseg.io.names import plain_name, plain_names, same_name
 
 __all__ = ["Case", "SegmentationDataset", "keep_apart", "open_dataset"]
 
@@ -285,10 +286,10 @@ def _cases(root: Path, folders: tuple[str, str], channels: int, ending: object) 
         problem = f"file_ending is '{ending}', but {folders[0]} holds {found}"
         raise BadDataset(problem, path=root / "dataset.json", fix="correct file_ending")
     wanted = [file for file in files if not ending or file.name.lower().endswith(str(ending).lower())]
-    labels, test_labels = label_files(root / folders[1]), label_files(root / "labelsTs")
+    labels, test_labels = (label_files(root / folder, ending) for folder in (folders[1], "labelsTs"))
     grouped = group_images(wanted, labels)
     suffixed = any(set(found) != {0} or f"{case}_0000" == stem(found[0]) for case, found in grouped.items())
-    test = group_images(image_files(root / "imagesTs"), test_labels, suffixed=suffixed)
+    test = group_images(of_ending(image_files(root / "imagesTs"), ending), test_labels, suffixed=suffixed)
     return with_labels(grouped, labels, channels), with_labels(test, test_labels, channels)
 
 
@@ -298,7 +299,7 @@ def _listed_case(root: Path, entry: Any, file: Path, name: str | None = None) ->
     images = given.get("images", given.get("image"))
     paths = tuple(inside(root, path, file) for path in (images if isinstance(images, list) else [images]))
     label = inside(root, given["label"], file) if given.get("label") else None
-    return Case(name or stem(paths[0]), paths, label)
+    return Case(stem(paths[0]) if name is None else same_name(name), paths, label)
 
 
 def _channel_names(given: Any, file: Path) -> tuple[str, ...]:
@@ -308,6 +309,10 @@ def _channel_names(given: Any, file: Path) -> tuple[str, ...]:
 
 
 def _check(dataset: SegmentationDataset, strict: bool) -> None:
+    description = dataset.root / "dataset.json"
+    fix = f'rename the folder, or give a short "name" in {description.name}'
+    plain_name(dataset.name, "the dataset's name", path=description if description.exists() else dataset.root, fix=fix)
+    plain_names((case.id for case in (*dataset.training, *dataset.test)), "case", path=dataset.root)
     ids = [case.id for case in (*dataset.training, *(dataset.test if dataset.list_file or dataset.split else ()))]
     if len(set(ids)) < len(ids):
         twice = next(case for case in ids if ids.count(case) > 1)
