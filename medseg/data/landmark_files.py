@@ -20,11 +20,11 @@ import numpy as np
 from medseg.data.metadata import find_separator
 from medseg.errors import BadDataset, BadLabels, InputRefused, UnreadableFile, nearest
 from medseg.io import load_array, read_json
+from medseg.io.label_coding import LARGEST_LABEL
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
 LAYOUT, TABLE = "landmarks.json", "landmarks.csv"
 MOST = 10_000  # points of a case: a larger number of one is a mistake, and each before it would take memory
-LARGEST = 65535  # label value that a painted mask, a .png, can hold
 OUTSIDE = 0.02  # of the image's width or height: annotators draw along its border, and now and then a little beyond
 
 
@@ -130,9 +130,10 @@ def _values(given: Any, layout: LandmarkLayout, path: Path) -> dict[str, int] | 
     if given is None:
         return None
     names = layout.structures
-    if not isinstance(given, dict) or not all(_is_integer(value) and 0 < value <= LARGEST for value in given.values()):
+    fitting = isinstance(given, dict) and all(_is_integer(n) and 0 < n <= LARGEST_LABEL for n in given.values())
+    if not fitting:
         fix = f'write e.g. {{"{next(iter(names))}": 1}}'
-        expected = f"expected structure: label value above 0, {LARGEST} at most"
+        expected = f"expected structure: label value above 0, {LARGEST_LABEL} at most"
         raise BadDataset(f"'values' is {given!r} ({expected})", path=path, fix=fix)
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
