@@ -12,14 +12,14 @@ from medseg.errors import BadDataset
 Kind = TypeVar("Kind")
 
 
-def validated(kind: type[Kind] | TypeAdapter[Kind], data: Any, path: str | Path, *, fix: str | None = None) -> Kind:
+def validated(kind: type[Kind] | TypeAdapter[Kind], data: Any, path: str | Path, *, expected: str = "") -> Kind:
     """Plain data as a pydantic type, strictly: numbers are no text, text is no number, true is no 1.
 
     Args:
         kind: a model or a `TypeAdapter`.
         data: what the file holds.
         path: the file, for the error.
-        fix: what the user can do.
+        expected: how the whole should look; else what the field should be is told.
 
     Raises:
         BadDataset: naming the first field that does not fit.
@@ -29,11 +29,9 @@ def validated(kind: type[Kind] | TypeAdapter[Kind], data: Any, path: str | Path,
         return adapter.validate_python(data, strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
-    expected = f"expected {fault['msg'].removeprefix('Value error, ').removeprefix('Input should be ')}"
-    place = _place(fault["loc"])
-    missing = fault["type"] == "missing"
-    problem = f"{place} is missing" if missing else f"{place} is {_shown(fault['input'])} ({expected})"
-    raise BadDataset(problem, path=path, fix=fix or "correct it")
+    wanted = expected or fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    found = "missing" if fault["type"] == "missing" else _shown(fault["input"])
+    raise BadDataset(f"{_place(fault['loc'])} is {found} (expected {wanted})", path=path, fix="correct it")
 
 
 def _place(parts: tuple[int | str, ...]) -> str:
