@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -113,6 +114,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.4)
     return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Say which id was probably meant, else how ids look; one that differs in its numbers alone is another case."""
+    ids = sorted(known)
+    close = [] if _form(name) in map(_form, ids) else get_close_matches(name, ids, n=1, cutoff=0.4)
+    return f"did you mean '{close[0]}'?" if close else f"ids are like {', '.join(ids[:3])}"
+
+
+def _form(name: str) -> str:
+    return re.sub("[0-9]", "0", name)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

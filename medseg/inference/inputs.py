@@ -31,6 +31,7 @@ from medseg.io import (
     to_canonical,
 )
 from medseg.io.endings import IMAGE_ENDINGS
+from medseg.io.names import plain_name, plain_names, same_name
 
 Mask = str | Path | np.ndarray
 Source = str | Path | Sequence[str | Path] | Case | Volume | np.ndarray
@@ -76,6 +77,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
+    plain_names((case.id for case in cases), "case", path=source)
     for case in cases:
         if len(case.images) not in (1, channels):
             problem = f"{len(case.images)} channel files (the model expects {channels}, named {case.id}_0000 and so on)"
@@ -228,8 +230,7 @@ def _row(row: dict[str, str], case: str, columns: Sequence[str], path: Path, num
     name, files = row[case], [row[column] for column in columns]
     if not name or not all(files):
         raise BadDataset(f"row {number} has an empty cell (expected {', '.join([case, *columns])})", path=path)
-    if name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise BadDataset(f"row {number}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
+    name = plain_name(same_name(name), f"row {number}: case", path=path)
     return Case(name, tuple(path.parent / Path(file).expanduser() for file in files))
 
 
