@@ -78,8 +78,12 @@ def label_components(mask: np.ndarray, connectivity: int | None = None) -> np.nd
     """Number of the component of each voxel of (*S) bool, 0 outside; `CONNECTIVITY` unless told otherwise."""
     import cc3d
 
+    # cc3d 4.1.1 gives wrong components of 2D bool arrays of odd width, and fails on some masks that are one voxel
+    # thick, as 1x1x3 with a hole: not on numbers, within a rim of background.
+    numbers = np.pad(mask.view(np.uint8), 1) if min(mask.shape) == 1 else mask.view(np.uint8)
     neighbours: Any = connectivity or CONNECTIVITY[mask.ndim]
-    return np.asarray(cc3d.connected_components(mask, connectivity=neighbours))
+    labels = np.asarray(cc3d.connected_components(numbers, connectivity=neighbours))
+    return labels if labels.shape == mask.shape else labels[(slice(1, -1),) * mask.ndim]
 
 
 def _assigned(first: np.ndarray, second: np.ndarray, iou: np.ndarray) -> np.ndarray:

@@ -94,6 +94,7 @@ class LesionwiseDice(Metric):
     """Mean Dice of lesions, false positives counting as 0."""
 
     key = "Lesionwise_Dice"
+    version = 2  # components of 2D images of odd width were wrong
     definition = (
         "BraTS 2023: mean over lesions above 50 mm3 (grouped by three dilations) of the Dice with all predicted "
         "components that touch them; false positives count as 0."
@@ -109,6 +110,7 @@ class LesionwiseHausdorff(Metric):
     """Mean HD95 of lesions, missed and invented ones counting as 374 mm."""
 
     key, unit, best, worst = "Lesionwise_HD95", "mm", 0.0, WORST_MM
+    version = 2
     definition = (
         "BraTS 2023: mean over lesions above 50 mm3 (grouped by three dilations) of the HD95 to all predicted "
         "components that touch them; missed lesions and false positives count as 374 mm."

@@ -178,3 +178,18 @@ def test_a_lesion_of_any_place_is_compared_with_what_touches_it_and_with_nothing
                 lesion.size,
                 lesion.shared,
             )
+
+
+@pytest.mark.parametrize("connectivity", [4, 8, 6, 26])
+def test_components_are_those_of_scipy_on_every_small_grid(connectivity):
+    """cc3d alone is wrong on 2D bool arrays of odd width, and fails on some that are one voxel thick."""
+    from scipy import ndimage
+
+    dims, widest = (2, 12) if connectivity in (4, 8) else (3, 5)
+    around = ndimage.generate_binary_structure(dims, dims if connectivity in (8, 26) else 1)
+    for shape in np.ndindex((widest,) * dims):
+        rng = np.random.default_rng(shape)
+        mask = rng.random(np.add(shape, 1)) < rng.uniform(0.2, 0.7)
+        ours, theirs = label_components(mask, connectivity), ndimage.label(mask, around)[0]
+        pairs = set(zip(ours.ravel().tolist(), theirs.ravel().tolist(), strict=True)) - {(0, 0)}
+        assert len(pairs) == ours.max() == theirs.max(), mask
