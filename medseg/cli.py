@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -93,7 +92,9 @@ def run(words: list[str]) -> int:
     jobs = sweep(verb, overrides, config_dir) if "multirun" in flags else []
     configs = [config for _, config in jobs] or [compose(verb, overrides, config_dir)]
     if "cfg" in flags:
-        print("\n".join(json.dumps(config, indent=2) for config in configs))
+        from medseg.io import to_json
+
+        print("".join(map(to_json, configs)), end="")
         return 0
     if launcher:
         return launch(verb, [job for job, _ in jobs], launcher)
