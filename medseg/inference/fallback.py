@@ -14,10 +14,9 @@ from medseg.errors import ResourceError
 from medseg.inference.member import Member
 from medseg.inference.memory import free_room
 from medseg.inference.vram import weight_bytes
+from medseg.io.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
-
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
 
 
 class WindowRunner:
@@ -88,10 +87,3 @@ class WindowRunner:
                 self._moved[id(tensor)] = nn.Parameter(there, False) if isinstance(tensor, nn.Parameter) else there
         profile = choose_profile("cpu", "fp32" if member.profile.precision == "fp32" else "auto")
         return replace(member, network=copy.deepcopy(member.network, dict(self._moved)), profile=profile)  # type: ignore[arg-type]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice; outside of CUDA torch raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
