@@ -23,7 +23,7 @@ from typing import IO, Any
 from medseg import errors
 from medseg.errors import InputRefused, MedsegError
 
-MEMORY = 2**31  # bytes of address space, beside what the largest file may need
+MEMORY = 2**30  # bytes of address space, beside what the largest file may need
 PER_FILE_BYTE = 16
 SECONDS, SECONDS_PER_FILE = 60.0, 2.0
 _COMMAND = "from medseg.io.dicom_child import serve; serve()"

@@ -30,10 +30,21 @@ def read_codestream(content: bytes) -> Codestream | None:
 
 
 def _jpeg_2000(content: bytes) -> Codestream | None:
-    if len(content) < 43:
+    if len(content) < 43 or not _tiles_are_whole(content.rstrip(b"\0")):
         return None
     right, bottom, left, top = (_number(content, at, 4) for at in (8, 12, 16, 20))
     return Codestream((right - left, bottom - top), _number(content, 40, 2), (content[42] & 0x7F) + 1)
+
+
+def _tiles_are_whole(content: bytes) -> bool:
+    """Whether the lengths of the tile parts lead to the end: a decoder fills up a shorter one in silence."""
+    at = 2
+    while content[at : at + 2] not in (b"\xff\x90", b"", _END):  # the main header's segments
+        at += 2 + _number(content, at + 2, 2)
+    while content[at : at + 2] == b"\xff\x90":
+        length = _number(content, at + 6, 4)
+        at = at + length if length else len(content) - 2
+    return at == len(content) - 2
 
 
 def _jpeg(content: bytes) -> Codestream | None:

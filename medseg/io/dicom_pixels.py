@@ -70,7 +70,8 @@ def slice_values(dataset: Dataset, one: Slice) -> np.ndarray:
     else:
         stored = _native(raw.value, raw.VR, dataset.original_encoding[1], one)
     values = _stored_bits(stored.reshape(shape), one.pixels, one.path)
-    return (values * np.float64(one.pixels.slope) + one.pixels.intercept).astype(np.float32)
+    slope, intercept = one.pixels.rescale or (1.0, 0.0)
+    return (values * np.float64(slope) + intercept).astype(np.float32)
 
 
 def transfer_syntax(dataset: Dataset) -> str:
@@ -171,4 +172,4 @@ def _run_codec(file: Path, path: Path) -> np.ndarray:
         return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute()))
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1].replace(str(file), path.name)[:120]
-        raise UnreadableFile(f"its code stream is damaged: {last}", path=path, fix=EXPORT_AGAIN) from None
+        raise UnreadableFile(f"its code stream cannot be decoded: {last}", path=path, fix=EXPORT_AGAIN) from None

@@ -18,7 +18,7 @@ import numpy as np
 from medseg.errors import BadGeometry, BadVoxels, UnreadableFile, some
 from medseg.io.dicom_mark import DIRECTORY, bears_mark, is_other_file
 from medseg.io.dicom_pixels import check_pixels, slice_values
-from medseg.io.dicom_slice import EXPORT_AGAIN, Slice, describe, parse, sop_class
+from medseg.io.dicom_slice import EXPORT_AGAIN, Slice, describe, parse, sop_class, text
 from medseg.io.volume import check_affine
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def read_series(folder: Path) -> Series:
             slices.append(describe(dataset, path))
             check_pixels(dataset, slices[-1])
         else:
-            others.append((path, sop_class(dataset)))
-    left_out |= _others(others, {one.kind for one in slices})
+            others.append((path, sop_class(dataset), text(dataset, "SeriesInstanceUID")))
+    left_out |= _others(others, slices)
     if not slices:
         named = f" ({some([f'{name}: {reason}' for name, reason in left_out.items()])})" if left_out else ""
         problem = f"holds no DICOM image{named}"
@@ -109,14 +109,15 @@ def _is_image(dataset: Dataset) -> bool:
     return "PixelData" in dataset or "Rows" in dataset
 
 
-def _others(others: Sequence[tuple[Path, str]], kinds: set[str]) -> dict[str, str]:
-    """Objects without pixels, such as reports and contours, are named; what is an image by its kind was cut off."""
+def _others(others: Sequence[tuple[Path, str, str]], slices: Sequence[Slice]) -> dict[str, str]:
+    """Objects without pixels, such as reports and contours, are of other kinds and series; else a slice was cut off."""
     from pydicom.uid import UID
 
     left_out = {}
-    for path, kind in others:
+    for path, kind, series in others:
         name = UID(kind).name if kind else ""
-        if not kind or kind in kinds or "Image Storage" in name:
+        alike = not kind or kind in {one.kind for one in slices} or "Image Storage" in name
+        if alike or not series or series in {one.series for one in slices}:
             raise UnreadableFile("is truncated or damaged", path=path, fix=EXPORT_AGAIN)
         left_out[path.name] = f"holds no pixels ({name})"
     return left_out
@@ -138,6 +139,9 @@ def _check_alike(slices: Sequence[Slice]) -> None:
             raise BadGeometry(problem, path=one.path, fix="take it out of the folder")
         if one.pixels.dtype != first.pixels.dtype:
             problem = f"has {one.pixels.dtype} pixels, {first.path.name} {first.pixels.dtype}"
+            raise BadVoxels(problem, path=one.path, fix=EXPORT_AGAIN)
+        if (one.pixels.rescale is None) != (first.pixels.rescale is None):
+            problem = f"RescaleSlope and RescaleIntercept are missing in one of this and {first.path.name}"
             raise BadVoxels(problem, path=one.path, fix=EXPORT_AGAIN)
 
 

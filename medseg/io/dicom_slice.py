@@ -35,14 +35,13 @@ class PixelFormat:
         bits: allocated for each value: 8, 16 or 32.
         stored: of them, from the lowest, that hold the value.
         signed: two's complement.
-        slope, intercept: value = slope * stored value + intercept.
+        rescale: slope and intercept, value = slope * stored value + intercept; None where the file has neither.
     """
 
     bits: int
     stored: int
     signed: bool
-    slope: float
-    intercept: float
+    rescale: tuple[float, float] | None
 
     @property
     def dtype(self) -> np.dtype:
@@ -125,7 +124,7 @@ def text(dataset: Dataset, keyword: str) -> str:
 
 def _check_single_grey(dataset: Dataset, path: Path) -> None:
     photometric, samples = text(dataset, "PhotometricInterpretation"), _short(dataset, "SamplesPerPixel", path)
-    if samples > 1 or photometric not in GREY:
+    if samples != 1 or photometric not in GREY:
         problem = f"is in colour: {photometric or 'PhotometricInterpretation is missing'} (expected grey slices)"
         raise BadVoxels(problem, path=path, fix="export the pictures as .png")
     frames = text(dataset, "NumberOfFrames") or "1"
@@ -143,15 +142,21 @@ def _pixel_format(dataset: Dataset, path: Path) -> PixelFormat:
     if (bits, sign) not in _NUMBER_FORMATS or not 1 <= stored <= bits or high != stored - 1:
         found = f"BitsAllocated {bits}, BitsStored {stored}, HighBit {high}, PixelRepresentation {sign}"
         raise BadVoxels(f"{found} (expected 8, 16 or 32 bits, the lowest of them stored)", path=path, fix=CONVERT)
+    return PixelFormat(bits, stored, bool(sign), _rescale(dataset, path))
+
+
+def _rescale(dataset: Dataset, path: Path) -> tuple[float, float] | None:
+    """Slope and intercept, which the standard has only together."""
     if "ModalityLUTSequence" in dataset:
         raise BadVoxels("has a Modality LUT (expected RescaleSlope and RescaleIntercept)", path=path, fix=CONVERT)
+    if not text(dataset, "RescaleSlope") and not text(dataset, "RescaleIntercept"):
+        return None
     slope, intercept = (
-        float(_numbers(dataset, keyword, 1, path, BadVoxels)[0]) if text(dataset, keyword) else default
-        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        float(_numbers(dataset, keyword, 1, path, BadVoxels)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
     )
     if slope == 0:
         raise BadVoxels("RescaleSlope is 0 (all voxels would be the same)", path=path, fix=EXPORT_AGAIN)
-    return PixelFormat(bits, stored, bool(sign), slope, intercept)
+    return slope, intercept
 
 
 def _sizes(dataset: Dataset, path: Path) -> np.ndarray:
