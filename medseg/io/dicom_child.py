@@ -47,6 +47,11 @@ class Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the child; 0 while there is none."""
+        return self._process.pid if self._process else 0
+
     @contextlib.contextmanager
     def asked(self, folder: Path, *, voxels: bool) -> Generator[tuple[dict[str, Any], Iterator[bytes]]]:
         """The head of a series and, if asked for, the bytes of its slices (rows, columns) float32.

@@ -24,6 +24,7 @@ NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.
 RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
 CODESTREAMS = (RLE, *(_JPEG + end for end in ("50", "51", "57", "70", "80", "81", "90", "91")))
+_ITEM = b"\xfe\xff\x00\xe0"  # tag of a fragment
 MOST_COMPRESSED = 1000  # times; beyond it only what is small anyway is decoded
 SMALL_BYTES = 2**25
 
@@ -121,14 +122,12 @@ def _decoded(dataset: Dataset, one: Slice) -> np.ndarray:
 
 def _fragments(dataset: Dataset, one: Slice) -> list[bytes]:
     """The pieces of the one frame's code stream, in their order."""
-    from pydicom.encaps import generate_fragments
-
-    content = dataset.get_item("PixelData").value
-    try:
-        pieces = list(generate_fragments(content))
-    except ValueError:
-        pieces = []
-    if len(pieces) < 2 or sum(8 + len(piece) for piece in pieces) != len(content):
+    content, at, pieces = dataset.get_item("PixelData").value, 0, []
+    while content[at : at + 4] == _ITEM:
+        length = int.from_bytes(content[at + 4 : at + 8], "little")
+        pieces.append(content[at + 8 : at + 8 + length])
+        at += 8 + length
+    if len(pieces) < 2 or at != len(content):
         raise UnreadableFile("has damaged fragments of PixelData", path=one.path, fix=EXPORT_AGAIN)
     return pieces[1:]  # after the table of offsets
 

@@ -183,6 +183,8 @@ def _thickness(one: Slice) -> float:
     """Of a single slice, which no other one measures."""
     if one.thickness is None or one.thickness < 0:
         found = "unknown" if one.thickness is None else f"{one.thickness:g} mm"
-        problem = f"the thickness of the only slice is {found} (expected SpacingBetweenSlices or SliceThickness above 0)"
+        problem = (
+            f"the thickness of the only slice is {found} (expected SpacingBetweenSlices or SliceThickness above 0)"
+        )
         raise BadGeometry(problem, path=one.path, fix="export the series again, or convert it to NIfTI")
     return one.thickness
