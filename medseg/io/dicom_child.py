@@ -27,9 +27,7 @@ MEMORY = 2**30  # bytes of address space, beside what the largest file may need
 PER_FILE_BYTE = 16
 SECONDS, SECONDS_PER_FILE = 60.0, 2.0
 _COMMAND = "from medseg.io.dicom_child import serve; serve()"
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), "1")
 
 
 class _Told(Exception):
@@ -111,7 +109,8 @@ os.register_at_fork(after_in_child=CHILD.forget)
 def _asked(
     process: subprocess.Popen[bytes], request: Mapping[str, Any], timer: threading.Timer
 ) -> tuple[dict[str, Any], Iterator[bytes]]:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     output, folder = process.stdout, Path(request["folder"])
     with contextlib.suppress(BrokenPipeError):  # then no answer comes
         _send(process.stdin, request)

@@ -7,10 +7,25 @@ from pathlib import Path
 DIRECTORY = "DICOMDIR"  # the standard's name for a list of the files of a medium
 _VALUE_REPRESENTATIONS = {b"UI", b"CS", b"UL", b"DA", b"TM", b"LO", b"SH", b"OB"}  # of the first elements
 _FIRST_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0014, 0x0016, 0x0018)
-_OTHER_ENDINGS = (
-    ".txt .md .rst .csv .tsv .json .xml .html .htm .pdf .log .ini .inf .cfg .yaml .yml .png .jpg .jpeg .gif .bmp .tif "
-    ".tiff .zip .gz .nii .nrrd .mha .exe .dll .py .sh .bat .xlsx .xls .docx .doc .db .sqlite .md5 .sha256"
-).split()
+_NOTES = (
+    ".txt",
+    ".md",
+    ".rst",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".xml",
+    ".html",
+    ".htm",
+    ".pdf",
+    ".xls",
+    ".xlsx",
+    ".doc",
+    ".docx",
+)
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".nii", ".nrrd", ".mha")
+_PROGRAMS = (".exe", ".dll", ".py", ".sh", ".bat", ".inf", ".ini", ".cfg", ".yaml", ".yml", ".log", ".db", ".sqlite")
+_OTHER_ENDINGS = (*_NOTES, *_PICTURES, *_PROGRAMS, ".zip", ".gz", ".md5", ".sha256")
 _OTHER_NAMES = ("readme", "license", "copying", "changelog", "version")
 
 
@@ -24,7 +39,7 @@ def bears_mark(path: Path) -> bool:
 def is_other_file(name: str) -> bool:
     """Whether a file that is no DICOM was never meant to be, by its name: a note, a table, a picture."""
     lower = name.lower()
-    return lower.endswith(tuple(_OTHER_ENDINGS)) or lower in _OTHER_NAMES
+    return lower.endswith(_OTHER_ENDINGS) or lower in _OTHER_NAMES
 
 
 def _begins_bare(start: bytes) -> bool:

@@ -110,15 +110,17 @@ def _is_image(dataset: Dataset) -> bool:
 
 
 def _others(others: Sequence[tuple[Path, str, str]], slices: Sequence[Slice]) -> dict[str, str]:
-    """Objects without pixels, such as reports and contours, are of other kinds and series; else a slice was cut off."""
+    """Objects without pixels, such as reports and contours, are named; what may be a slice cut off is refused."""
     from pydicom.uid import UID
 
     left_out = {}
+    kinds, known_series = {one.kind for one in slices}, {one.series for one in slices}
     for path, kind, series in others:
         name = UID(kind).name if kind else ""
-        alike = not kind or kind in {one.kind for one in slices} or "Image Storage" in name
-        if alike or not series or series in {one.series for one in slices}:
+        if not kind or kind in kinds or "Image Storage" in name:
             raise UnreadableFile("is truncated or damaged", path=path, fix=EXPORT_AGAIN)
+        if name == kind and (not series or series in known_series):  # private, or an identifier that was cut off
+            raise UnreadableFile(f"holds no pixels (SOP class {kind})", path=path, fix=EXPORT_AGAIN)
         left_out[path.name] = f"holds no pixels ({name})"
     return left_out
 

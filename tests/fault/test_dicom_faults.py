@@ -43,8 +43,6 @@ def unchanged_or_refused(folder: Path, known: Series, expected: np.ndarray) -> s
         series = read_series(folder)
         found = values(series)
     except InputRefused as error:
-        assert "\n" not in str(error)
-        assert error.path is not None
         return str(error)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(series.affine, known.affine, atol=1e-6)
@@ -213,16 +211,20 @@ def test_a_folder_that_cannot_be_opened_or_is_none(tmp_path: Path) -> None:
         read_geometry(tmp_path / "nothing")
 
 
-def test_a_decoder_that_crashes_or_hangs_is_a_refusal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = read_volume(folder).array
-    with (
-        pytest.raises(InputRefused, match=r"002: broke the decoder \(exit code -9\)"),
-        CHILD.asked(folder, voxels=True) as (_, slices),
-    ):
+def kill_in_the_middle(folder: Path) -> None:
+    with CHILD.asked(folder, voxels=True) as (_, slices):
         next(slices)
-        os.kill(CHILD.pid, signal.SIGSTOP)
         os.kill(CHILD.pid, signal.SIGKILL)
         list(slices)
+
+
+def test_a_decoder_that_crashes_or_hangs_is_a_refusal(
+    folder: Path, write_series: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_volume(folder).array
+    write_series(folder.parent / "large", np.zeros((3, 200, 200), np.int16))  # a slice does not fit into a pipe
+    with pytest.raises(InputRefused, match=r"002: broke the decoder \(exit code -9\)"):
+        kill_in_the_middle(folder.parent / "large")
     np.testing.assert_array_equal(read_volume(folder).array, expected)
     monkeypatch.setattr(dicom_child, "SECONDS", 0.2)
     monkeypatch.setattr(dicom_child, "SECONDS_PER_FILE", 0.0)
@@ -247,5 +249,5 @@ def test_a_deflated_file_that_grows_beyond_its_memory(
     content = b"".join(packer.compress(bytes(2**24)) for _ in range(24)) + packer.flush()
     path.write_bytes(whole[:start] + content)
     monkeypatch.setattr(dicom_child, "MEMORY", 2**28)
-    with pytest.raises(InputRefused, match="needs more than the 0.3 GiB of memory"):
+    with pytest.raises(InputRefused, match=r"needs more than the 0\.3 GiB of memory"):
         read_volume(tmp_path / "s")
