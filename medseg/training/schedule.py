@@ -78,8 +78,8 @@ def learning_rate_factor(progress: float, schedule: str, warmup: float) -> float
 
     Args:
         progress: share of training done, 0..1.
-        schedule: ``"poly"`` ((1 - progress)^0.9, nnU-Net's), ``"cosine"``, ``"step"`` (times 0.9 after every fiftieth of
-            training, HybridGNet's) or ``"constant"``.
+        schedule: ``"poly"`` ((1 - progress)^0.9, nnU-Net's), ``"cosine"``, ``"step"`` (times 0.9 after every fiftieth
+            of training, HybridGNet's) or ``"constant"``.
         warmup: share of training in which the factor also rises linearly from 0.
 
     Raises:
