@@ -21,6 +21,7 @@ from medseg.device import DeviceProfile
 from medseg.errors import UsageError
 from medseg.losses.barlow_twins import barlow_twins_loss
 from medseg.models import create_model
+from medseg.settings.training_verbs import PretrainSettings
 from medseg.training.checkpoints import RunPart
 from medseg.training.fitting import plan_training
 from medseg.training.loader import TrainingData, choose_loader_workers
@@ -55,6 +56,7 @@ def pretrain(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
+    cfg = PretrainSettings.of(cfg).to_config()
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "pretrain", cfg)
