@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from medseg.errors import MedsegError, UsageError, nearest
+from medseg.termination import Terminated, sigterm_raises
 
 COMMANDS = {
     "check": ("medseg.data.check", "check_command", "verify every case of a dataset"),
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``medseg`` command; always ends in ``SystemExit``."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = run(words)
+        with sigterm_raises():
+            code = run(words)
         sys.stdout.flush()
         sys.exit(code)
     except MedsegError as error:
@@ -46,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("medseg: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print("medseg: terminated by SIGTERM", file=sys.stderr)
+        sys.exit(143)
     except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -41,7 +41,7 @@ from medseg.inference.streams import (
 from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.inference.vram import device_need, fitting_window_batch
 from medseg.inference.whole import locate
-from medseg.io import Geometry, from_canonical
+from medseg.io import Geometry, Volume, from_canonical
 from medseg.targets import Target, build_target
 
 logger = logging.getLogger(__name__)
@@ -271,13 +271,14 @@ class Predictor:
             spill = Path(tempfile.gettempdir()) if must_spill(need, self.max_ram) else None
             volume = read_source(resolved, nan, case)
             inside = None if mask is None else read_mask(mask, volume.geometry, case)
+            sources = () if isinstance(resolved, Volume) else tuple(path.absolute() for path in resolved)
         del source, resolved  # only the prepared arrays are needed in the end
         with clock("preprocess"):
             arrays = [preprocess(volume, member.plan) for member in self.members]
             warnings = outside_training(volume, arrays[0][1], self.plan)
         for warning in warnings:
             logger.warning("%s%s", f"case {case}: " if case else "", warning)
-        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock, inside)
+        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock, inside, sources)
 
     def segment(self, case: PreparedCase) -> Segmentation:
         """The second half of `predict`: network, resampling to the file's grid, labels."""
@@ -314,6 +315,7 @@ class Predictor:
             doubt,
             landmarks,
             self.target.channels,
+            case.sources,
         )
 
     def _measured(self, case: PreparedCase, meter: PeakMeter) -> Segmentation:

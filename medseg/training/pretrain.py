@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg.data.catalogue import find_dataset, resolve_dataset
 from medseg.data.dataset import Case
+from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.splits import read_splits
 from medseg.data.unlabelled import at_least_two, find_images, is_labelled, plan_images
@@ -19,11 +20,12 @@ from medseg.data.views import ViewDataset
 from medseg.device import DeviceProfile
 from medseg.errors import UsageError
 from medseg.io import write_json
+from medseg.io.model_folder import DESCRIPTION, WEIGHTS
 from medseg.losses.barlow_twins import barlow_twins_loss
 from medseg.models import create_model
 from medseg.training.fitting import plan_training, train
 from medseg.training.loader import TrainingData, choose_loader_workers
-from medseg.training.pretrained import encoder_of, save_pretrained
+from medseg.training.pretrained import ENCODER, encoder_of, save_pretrained
 from medseg.training.report import draw_curve
 from medseg.training.run_folder import RunFolder
 from medseg.training.schedule import Budget
@@ -31,6 +33,7 @@ from medseg.training.setup import choose_folds, fit_patch, make_budget, make_fol
 from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
+OWN_FILES = ("config.json", "plan.json", "progress.png", f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{DESCRIPTION}")
 
 
 def pretrain_command(cfg: Config) -> int:
@@ -51,9 +54,12 @@ def pretrain(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
+    if not cfg["resume"]:  # which says that the folder is a run's
+        check_outputs(cfg["run_dir"], OWN_FILES, [cfg["data"]["path"]])
     run = RunFolder(cfg["run_dir"])
     with run.lock():
         checkpoint = run.newest_checkpoint(cfg["resume"])
+        keep_account(run.path, OWN_FILES)
         write_json(run.config, dict(cfg))
         profile = make_profile(cfg["trainer"])
         cases, plan = choose_images(cfg, profile)
