@@ -100,7 +100,7 @@ def identity(path: Path) -> Identity | None:
 
 def identities(paths: Iterable[str | Path | None]) -> set[Identity]:
     """`identity` of all that is there."""
-    return {found for path in paths if path is not None and (found := identity(Path(path).expanduser()))}
+    return {found for path in paths if path is not None and (found := identity(plain_path(path)))}
 
 
 def _refuse_homes(folder: Path, model: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,9 +127,7 @@ def _values(reader: SimpleITK.ImageFileReader) -> int:
 
 def _geometry(reader: SimpleITK.ImageFileReader) -> Geometry:
     grid = {name: list(getattr(reader, f"Get{name.title()}")()) for name in ("spacing", "origin", "direction")}
-    affine = _affine(grid)
-    check_affine(affine)
-    return Geometry((*reader.GetSize(), 1)[:3], affine, {"format": "itk", **grid})
+    return grid_geometry(reader.GetSize(), grid)
 
 
 def _affine(grid: dict[str, list[float]]) -> np.ndarray:
@@ -163,3 +162,14 @@ def _reason(error: RuntimeError) -> str:
     """ITK's message without source lines and addresses."""
     text = " ".join(str(error).split()).split("[nrrd] ")[-1]
     return re.sub(r"^.*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", text)[:300]
+
+
+def grid_geometry(size: Sequence[int], grid: dict[str, list[float]]) -> Geometry:
+    """The geometry of an image in memory: size (i, j, k) or (i, j), ITK's spacing, origin and direction in LPS.
+
+    Raises:
+        BadGeometry: they are no grid.
+    """
+    affine = _affine(grid)
+    check_affine(affine)
+    return Geometry((*size, 1)[:3], affine, {"format": "itk", **grid})

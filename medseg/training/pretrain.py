@@ -33,7 +33,8 @@ from medseg.training.setup import choose_folds, fit_patch, make_budget, make_fol
 from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
-OWN_FILES = ("config.json", "plan.json", "progress.png", f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{DESCRIPTION}")
+RUN_FILES = ("config.json", "plan.json", "progress.png")
+OWN_FILES = (*RUN_FILES, f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{DESCRIPTION}")
 
 
 def pretrain_command(cfg: Config) -> int:
@@ -59,7 +60,7 @@ def pretrain(cfg: Config) -> Path:
     run = RunFolder(cfg["run_dir"])
     with run.lock():
         checkpoint = run.newest_checkpoint(cfg["resume"])
-        keep_account(run.path, OWN_FILES)
+        keep_account(run.path, RUN_FILES)
         write_json(run.config, dict(cfg))
         profile = make_profile(cfg["trainer"])
         cases, plan = choose_images(cfg, profile)
