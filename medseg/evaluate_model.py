@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg.data.outputs import plain_path
+from medseg.data.outputs import check_outputs, plain_path
 from medseg.errors import BadDataset, UsageError
 from medseg.evaluation import evaluate_command as evaluate_predictions
 from medseg.evaluation.command import check_report_folder
@@ -44,6 +44,8 @@ def predict_labelled(cfg: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[int,
     from medseg.inference.predict import kept_and_told
     from medseg.inference.record import Record, record_path
 
+    place = record_path(plain_path(cfg["output"]) / "predictions", None)
+    check_outputs(place.parent, [place.name], [cfg["references"], cfg["model"]])
     instances, threshold = bool(cfg.get("instances")), cfg.get("mask_threshold")
     dataset = open_dataset(cfg["references"], strict=False, instances=instances, mask_threshold=threshold)
     parts = (dataset.test, dataset.validation, dataset.training)
@@ -52,10 +54,9 @@ def predict_labelled(cfg: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[int,
     if not cases:
         raise BadDataset("the dataset has no labels to evaluate with", path=dataset.root)
     wanted = any(name in ("ece", "brier") for name in cfg.get("metrics") or ())
-    output = plain_path(cfg["output"]) / "predictions"
     predictor = Predictor.from_pretrained(cfg["model"])
-    record = Record(record_path(output, None))
-    with kept_and_told(record, output):
-        predict_cases(predictor, cases, output, probabilities=wanted, record=record)
+    record = Record(place)
+    with kept_and_told(record, place.parent):
+        predict_cases(predictor, cases, place.parent, probabilities=wanted, record=record)
     classes = predictor.target.classes
-    return output, classes if any(len(values) > 1 for values in classes.values()) else None
+    return place.parent, classes if any(len(values) > 1 for values in classes.values()) else None
