@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError, UsageError, nearest
+from medseg.termination import Terminated, sigterm_raises
 
 if TYPE_CHECKING:
     from medseg.settings.base import Settings
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         trust_no_folder()
     try:
-        code = run(words)
+        with sigterm_raises():
+            code = run(words)
         sys.stdout.flush()
         sys.exit(code)
     except MedsegError as error:
@@ -50,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("medseg: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print("medseg: terminated by SIGTERM", file=sys.stderr)
+        sys.exit(143)
     except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

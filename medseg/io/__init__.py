@@ -10,6 +10,7 @@ from medseg.io.dicom_seg import write_dicom_seg
 from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
 from medseg.io.label_coding import LabelCoding
+from medseg.io.library_images import volume_of
 from medseg.io.memory import free_memory
 from medseg.io.model_folder import load_model, save_model
 from medseg.io.onnx_folder import holds_onnx, load_onnx, save_onnx
@@ -60,6 +61,7 @@ __all__ = [
     "save_onnx",
     "to_canonical",
     "to_json",
+    "volume_of",
     "write_dicom_seg",
     "write_json",
     "write_labels",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import ResourceError
+from medseg.io.ledger import note_output
 
 STALE_SECONDS = 60
 
@@ -39,6 +40,7 @@ def atomic_path(path: str | Path, *, ending: str | None = None) -> Iterator[Path
         remove_stale(path)
         yield temporary
         sync(temporary)
+        note_output(path, temporary)
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:
@@ -121,7 +123,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def _refused(path: Path, reason: OSError) -> ResourceError:
-    written = "The old file is intact." if path.is_file() else "Nothing was written."
+    written = "The old file is intact." if path.is_file() else ""
     problem = f"cannot be written: {reason.strerror or reason}"
     return ResourceError(problem, path=path, fix="free space or choose another folder", written=written)
 
