@@ -15,15 +15,19 @@ from medseg.blocks.skip.attach import attach_skips, changed_state
 from medseg.blocks.skip.scale import calibrate
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
+from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.memory import activation_bytes
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
+from medseg.io.adapter_folder import ADAPTER
+from medseg.io.model_folder import DESCRIPTION
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
+from medseg.settings.training_verbs import AdaptSettings
 from medseg.targets import build_target
 from medseg.training.adapt_checks import check_request, check_site
 from medseg.training.callbacks import Validation
@@ -43,6 +47,7 @@ METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, a
     "decoder": (None, "decoder"),
     "all": (None, "all"),
 }
+OWN_FILES = ("config.json", f"adapter/{ADAPTER}", f"adapter/{DESCRIPTION}", "before.json", "after.json")
 
 
 def adapt_command(cfg: Config) -> int:
@@ -62,10 +67,13 @@ def adapt(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings, labels or channels other than the model's.
     """
+    cfg = AdaptSettings.of(cfg).to_config()
     method, base = cfg["method"], Path(cfg["model"]).resolve()
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
+    if not cfg["resume"]:  # which says that the folder is a run's
+        check_outputs(cfg["run_dir"], OWN_FILES, [base, cfg["data"]["path"]])
     state, description = load_model(base)
     check_host(description["model"]["name"])
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
@@ -129,6 +137,7 @@ class Site:
 
     def begin(self) -> None:
         """The first write."""
+        keep_account(self.part.run.path, OWN_FILES)
         begin(self.part.run, self.part.record, self.cfg, resumed=self.resumed)
 
 
@@ -186,7 +195,7 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
     for name, adapter in (("before", None), ("after", run.path / "adapter")):
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
-        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"], own_folder=True)
         report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
         means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])

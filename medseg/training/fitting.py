@@ -19,6 +19,7 @@ from medseg.inference.memory import activation_bytes
 from medseg.io import save_model
 from medseg.models import create_model
 from medseg.models.slices import with_slices, without_slices
+from medseg.settings.training_verbs import TrainSettings
 from medseg.targets import Target
 from medseg.training.callbacks import Validation
 from medseg.training.checkpoints import RunPart
@@ -65,6 +66,7 @@ def fit(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
+    cfg = TrainSettings.of(cfg).to_config()
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "train", cfg)
