@@ -15,15 +15,12 @@ from medseg.blocks.skip.attach import attach_skips, changed_state
 from medseg.blocks.skip.scale import calibrate
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.memory import activation_bytes
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
-from medseg.io.adapter_folder import ADAPTER
-from medseg.io.model_folder import DESCRIPTION
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
@@ -47,7 +44,6 @@ METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, a
     "decoder": (None, "decoder"),
     "all": (None, "all"),
 }
-OWN_FILES = ("config.json", f"adapter/{ADAPTER}", f"adapter/{DESCRIPTION}", "before.json", "after.json")
 
 
 def adapt_command(cfg: Config) -> int:
@@ -72,8 +68,6 @@ def adapt(cfg: Config) -> Path:
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
-    if not cfg["resume"]:  # which says that the folder is a run's
-        check_outputs(cfg["run_dir"], OWN_FILES, [base, cfg["data"]["path"]])
     state, description = load_model(base)
     check_host(description["model"]["name"])
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
@@ -137,7 +131,6 @@ class Site:
 
     def begin(self) -> None:
         """The first write."""
-        keep_account(self.part.run.path, OWN_FILES)
         begin(self.part.run, self.part.record, self.cfg, resumed=self.resumed)
 
 
