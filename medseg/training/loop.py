@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from medseg.errors import UnreadableFile
@@ -80,7 +81,9 @@ class TrainingLoop:
 
 def require_fit(checkpoint: Path, part: RunPart, task: TrainingTask) -> None:
     """Refuse a checkpoint whose tensors are not those of the network. Raises UnreadableFile."""
-    wrong = mismatches(read_own(checkpoint, part.identity, mmap=True)["state_dict"], task.state_dict())
+    state = read_own(checkpoint, part.identity, mmap=True)["state_dict"]
+    tensors = state.items() if isinstance(state, Mapping) else ()
+    wrong = mismatches({name: x for name, x in tensors if isinstance(x, Tensor)}, task.state_dict())
     if wrong:
         problem = f"does not fit the network: {'; '.join(wrong[:4])}"
         fix = "go on with the version of medseg that began the run, or choose another run_dir="

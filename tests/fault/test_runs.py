@@ -209,6 +209,8 @@ def test_tensors_of_another_network_are_named_in_one_line(words: list[str], run:
     state["state_dict"][name] = state["state_dict"][name][..., :1]
     torch.save(state, path)
     refused(UnreadableFile, f"does not fit the network: {name} is", lambda: train(words, run, "resume=true"), run)
+    torch.save({**state, "state_dict": 0}, path)
+    refused(UnreadableFile, r"does not fit the network: .* is missing", lambda: train(words, run, "resume=true"), run)
 
 
 # Signals --------------------------------------------------------------------------------------------------------------
