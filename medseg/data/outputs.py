@@ -35,7 +35,7 @@ def check_outputs(folder: str | Path, files: Iterable[str | Path], inputs: Itera
     Raises:
         UsageError: the folder or a file is an input; the folder lies in the images or labels of a dataset, or holds a
             model; a file is there though medseg did not write it, or it was changed since.
-        ResourceError: the folder is a file, or lies below one.
+        ResourceError: the folder is a file, lies below one, or cannot be written.
     """
     if not str(folder).strip():
         raise UsageError("the output folder has no name", fix="give output=FOLDER")
@@ -58,7 +58,7 @@ def refuse_sources(sources: Iterable[Path], paths: Iterable[str | Path]) -> None
     """
     made_from = identities(sources)
     for path in map(Path, paths):
-        if identity(path) in made_from or (path.is_file() and identity(path.resolve().parent) in made_from):
+        if identity(path) in made_from or (path.is_file() and identity(real_path(path).parent) in made_from):
             raise UsageError("is what the segmentation was made from", path=path, fix="save it under another name")
 
 
@@ -80,12 +80,17 @@ def keep_account(folder: Path, files: Iterable[str | Path]) -> None:
 def plain_path(path: str | Path) -> Path:
     """A path with ``~`` and ``..`` resolved: ``a/../b`` is b, also where there is no a yet."""
     found = Path(path).expanduser()
-    return Path(os.path.realpath(found)) if ".." in found.parts else found
+    return real_path(found) if ".." in found.parts else found
+
+
+def real_path(path: Path) -> Path:
+    """The path without links; one that leads in a circle, which `Path.resolve` takes for a fault, stays as it is."""
+    return Path(os.path.realpath(path))
 
 
 def same_names(folder: Path) -> bool:
     """Whether the file system of a folder takes names that differ in the case of letters for one."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     return there.name.swapcase() != there.name and identity(there.with_name(there.name.swapcase())) == identity(there)
 
 
@@ -104,13 +109,14 @@ def identities(paths: Iterable[str | Path | None]) -> set[Identity]:
 
 
 def _refuse_homes(folder: Path, model: bool) -> None:
-    """Refuse what is no folder, and the home of a model (unless a model will be written) or of a dataset's files."""
+    """Refuse what is no folder to write into, and the home of a model (unless a model will be written) or of a dataset's files."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise ResourceError(f"cannot be written: {os.strerror(errno.ENOTDIR)}", path=there, fix=ELSEWHERE)
-    if not model and (folder / DESCRIPTION).exists():
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise ResourceError(f"cannot be written: {reason}", path=there, fix=ELSEWHERE)
+    if not model and os.path.lexists(folder / DESCRIPTION):
         raise UsageError("holds a model, beside which nothing else is written", path=folder, fix=ELSEWHERE)
-    resolved = folder.resolve()
+    resolved = real_path(folder)
     for path in (resolved, resolved.parent):
         if path.name.lower() in OF_DATASETS and not (path / LEDGER).is_file() and _holds_images(path):
             raise UsageError(f"lies in '{path.name}', the images or labels of a dataset", path=folder, fix=ELSEWHERE)

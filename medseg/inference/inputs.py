@@ -63,30 +63,40 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
 
     Raises:
         BadDataset: nothing there that can be read.
-        UsageError: a case without all channels.
+        UnreadableFile: a folder that cannot be listed.
+        UsageError: not one case with as many files as channels.
     """
     source = Path(source).expanduser()
-    if not source.exists():
-        raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
-    if source.is_file() and source.suffix.lower() in LIST_ENDINGS and _has_labels(source):
-        cases = _test_or_all(read_list(source))
-    elif source.is_file() and source.suffix.lower() in LIST_ENDINGS:
-        cases = _table(source)
-    elif source.is_dir() and not (source / "imagesTr").is_dir() and (layout := known_layout(source, strict=False)):
-        cases = _test_or_all(with_table(layout, source))
-    elif (source / "dataset.json").exists():
-        dataset = open_dataset(source)
-        return list(dataset.test or dataset.training)
-    elif source.is_file():
-        cases = _grouped([source], channels) if source.name.lower().endswith(KNOWN_ENDINGS) else []
-    else:
-        cases = _folder(source, channels)
+    try:
+        cases = _find(source, channels)
+    except OSError as error:
+        fix = "check the path and its permissions"
+        raise UnreadableFile(
+            f"cannot be read: {error.strerror or error}", path=error.filename or source, fix=fix
+        ) from None
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
     if not any(len(case.images) in (1, channels) for case in cases):  # a few such cases are refused one by one
         check_channels(cases[0].images, channels, cases[0].id)
     return cases
+
+
+def _find(source: Path, channels: int) -> list[Case]:
+    if not source.exists():
+        raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
+    if source.is_file() and source.suffix.lower() in LIST_ENDINGS and _has_labels(source):
+        return _test_or_all(read_list(source))
+    if source.is_file() and source.suffix.lower() in LIST_ENDINGS:
+        return _table(source)
+    if source.is_dir() and not (source / "imagesTr").is_dir() and (layout := known_layout(source, strict=False)):
+        return _test_or_all(with_table(layout, source))
+    if (source / "dataset.json").exists():
+        dataset = open_dataset(source)
+        return list(dataset.test or dataset.training)
+    if source.is_file():
+        return _grouped([source], channels) if source.name.lower().endswith(KNOWN_ENDINGS) else []
+    return _folder(source, channels)
 
 
 def check_channels(images: Sequence[Path], channels: int, case: str | None) -> None:
@@ -259,7 +269,13 @@ def _cases_of(name: str, found: Mapping[int, Path], channels: int) -> list[Case]
 def _dicom_folders(root: Path) -> list[Case]:
     if holds_dicom(root):
         return [Case(id=root.resolve().name, images=(root,))]
-    below = sorted(Path(folder) for folder, _, files in os.walk(root) if files and holds_dicom(Path(folder)))
+    closed: list[Path] = []  # folders that cannot be listed are cases, too: each is refused by its name
+
+    def note(error: OSError) -> None:
+        closed.append(Path(error.filename))
+
+    below = [Path(folder) for folder, _, files in os.walk(root, onerror=note) if files and holds_dicom(Path(folder))]
+    below = sorted([*below, *(folder for folder in closed if folder != root)])
     return _distinct([Case("_".join(path.relative_to(root).parts), (path,)) for path in below], root)
 
 

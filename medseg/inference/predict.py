@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from medseg.data.dataset import Case
 from medseg.data.landmark_files import LAYOUT
-from medseg.data.outputs import check_outputs, keep_account, plain_path, same_names
+from medseg.data.outputs import check_outputs, keep_account, plain_path, real_path, same_names
 from medseg.data.own_split import matching
 from medseg.errors import MedsegError, PartialFailure, UsageError
 from medseg.inference.inputs import find_cases, take_shard
@@ -131,7 +132,7 @@ def output_files(
 ) -> dict[str, Path]:
     """The files of a case, by the arguments of `Segmentation.save` that name them; `highest` is of the label values."""
     image = case.images[0]
-    known = image.name.lower().endswith(KNOWN_ENDINGS) and not image.is_dir()
+    known = image.name.lower().endswith(KNOWN_ENDINGS) and not os.path.isdir(image)
     files = {"path": folder / f"{case.id}{label_ending(file_ending(image), highest) if known else '.nii.gz'}"}
     if probabilities:
         files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
@@ -147,7 +148,8 @@ def output_files(
 def _read_by(cases: Sequence[Case]) -> set[Path]:
     """All files that the cases read or may be compared with, and the folders that these lie in."""
     files = {file for case in cases for file in (*case.images, case.label, case.landmarks) if file is not None}
-    return files | {parent for file in files for parent in (file.parent, file.resolve().parent) if not file.is_dir()}
+    single = [file for file in files if not os.path.isdir(file)]
+    return files | {parent for file in single for parent in (file.parent, real_path(file).parent)}
 
 
 def _refuse_one_name(cases: Sequence[Case], files: Sequence[Mapping[str, Path]], output: Path) -> None:
@@ -201,7 +203,7 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
         fix = "give one file or folder, or a .csv that lists the files"
         raise UsageError(f"input is {cfg['input']!r} (expected a path)", fix=fix)
     source = plain_path(cfg["input"])
-    read = (source, source.parent if source.is_file() else None, *models, cfg["adapter"], cfg["mask"])
+    read = (source, source.parent if os.path.isfile(source) else None, *models, cfg["adapter"], cfg["mask"])
     output = check_outputs(cfg["output"], [place.name], read)  # before the model is loaded
     predictor = Predictor.from_pretrained(
         models,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.data.outputs import real_path
 from medseg.errors import MedsegError, UnreadableFile, UsageError
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
@@ -150,7 +151,7 @@ def _described(image: Path) -> dict[str, str | None]:
 
 
 def _place(image: Path) -> str:
-    return str(image.expanduser().resolve())
+    return str(real_path(image.expanduser()))
 
 
 def _ends(image: Path) -> str | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.errors import BadGeometry, BadVoxels, UnreadableFile
+from medseg.io.endings import KNOWN_ENDINGS
 from medseg.io.memory import require_memory
 from medseg.io.volume import Geometry, check_affine
 
@@ -54,8 +55,15 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether DICOM files lie directly in a folder."""
-    return folder.is_dir() and any(map(is_dicom, folder.iterdir()))
+    """Whether DICOM files lie directly in a folder; one that cannot be opened counts, so that reading names it."""
+    return folder.is_dir() and any(map(_may_be_slice, sorted(folder.iterdir())))
+
+
+def _may_be_slice(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:
+        return not path.name.lower().endswith(KNOWN_ENDINGS)
 
 
 def read_geometry(folder: Path) -> Geometry:
