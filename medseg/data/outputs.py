@@ -109,7 +109,7 @@ def identities(paths: Iterable[str | Path | None]) -> set[Identity]:
 
 
 def _refuse_homes(folder: Path, model: bool) -> None:
-    """Refuse what is no folder to write into, and the home of a model (unless a model will be written) or of a dataset's files."""
+    """Refuse what is no folder to write into, the home of a dataset's files, and (but for a `model`) of a model."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)

@@ -78,7 +78,9 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
     if not any(len(case.images) in (1, channels) for case in cases):  # a few such cases are refused one by one
-        check_channels(cases[0].images, channels, cases[0].id)
+        found, case = len(cases[0].images), cases[0].id
+        problem = f"{found} channel files (the model expects {channels}, named {case}_0000 and so on)"
+        raise UsageError(problem, case=case, path=source)
     return cases
 
 
@@ -97,18 +99,6 @@ def _find(source: Path, channels: int) -> list[Case]:
     if source.is_file():
         return _grouped([source], channels) if source.name.lower().endswith(KNOWN_ENDINGS) else []
     return _folder(source, channels)
-
-
-def check_channels(images: Sequence[Path], channels: int, case: str | None) -> None:
-    """Refuse files that are neither one with all channels nor one for each.
-
-    Raises:
-        UsageError: so.
-    """
-    if len(images) not in (1, channels):
-        named = f", named {case}_0000 and so on" if case else ""
-        problem = f"{len(images)} channel files (the model expects {channels}{named})"
-        raise UsageError(problem, case=case, path=images[0].parent)
 
 
 def _has_labels(table: Path) -> bool:
