@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 from medseg.data.dataset import Case
 from medseg.data.landmark_files import LAYOUT
-from medseg.data.outputs import check_outputs, keep_account, plain_path, real_path, same_names
+from medseg.data.outputs import check_outputs, keep_account, plain_path
 from medseg.data.own_split import matching
 from medseg.errors import MedsegError, PartialFailure, UsageError
 from medseg.inference.inputs import find_cases, take_shard
+from medseg.inference.prediction_files import check_prediction_files, output_files, refuse_one_name
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
-from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable, write_json
+from medseg.io import require_writable, write_json
 from medseg.termination import Terminated, interrupted
 
 Outcome = Segmentation | MedsegError
@@ -81,16 +82,16 @@ def predict_cases(
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)
-        if overwrite or not all(path.exists() for path in paths.values())
+        if overwrite or not all(map(os.path.exists, paths.values()))
     ]
-    _refuse_one_name(cases, files, output)
+    refuse_one_name(cases, files, output)
     for case, paths in zip(cases, files, strict=True):
         record.refuse_other_images(case.id, case.images, paths["path"])
     names = [path.name for _, paths in todo for path in paths.values()]
     names += [LAYOUT] if predictor.target.layout is not None else []
     names += [record.path.name] if record.path is not None else []
     if not own_folder:
-        check_outputs(output, names, [mask if isinstance(mask, str | Path) else None, *_read_by(cases)])
+        check_prediction_files(names, output, cases, None if mask is None else Path(mask))
     require_writable(output)
     if not own_folder:
         keep_account(output, names)
@@ -118,49 +119,6 @@ def predict_cases(
     if record.errors:
         raise _summary(record.errors, len(todo), output)
     return [paths["path"] for paths in files]
-
-
-def output_files(
-    case: Case,
-    folder: Path,
-    *,
-    probabilities: bool,
-    dicom_seg: bool,
-    uncertainty: str | None = None,
-    landmarks: bool = False,
-    highest: int = 0,
-) -> dict[str, Path]:
-    """The files of a case, by the arguments of `Segmentation.save` that name them; `highest` is of the label values."""
-    image = case.images[0]
-    known = image.name.lower().endswith(KNOWN_ENDINGS) and not os.path.isdir(image)
-    files = {"path": folder / f"{case.id}{label_ending(file_ending(image), highest) if known else '.nii.gz'}"}
-    if probabilities:
-        files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
-    if uncertainty:
-        files["uncertainty"] = folder / f"{case.id}_{uncertainty}.nii.gz"
-    if landmarks:
-        files["landmarks"] = folder / f"{case.id}.npy"
-    if dicom_seg and holds_dicom(image):
-        files["dicom_seg"] = folder / f"{case.id}.dcm"
-    return files
-
-
-def _read_by(cases: Sequence[Case]) -> set[Path]:
-    """All files that the cases read or may be compared with, and the folders that these lie in."""
-    files = {file for case in cases for file in (*case.images, case.label, case.landmarks) if file is not None}
-    single = [file for file in files if not os.path.isdir(file)]
-    return files | {parent for file in single for parent in (file.parent, real_path(file).parent)}
-
-
-def _refuse_one_name(cases: Sequence[Case], files: Sequence[Mapping[str, Path]], output: Path) -> None:
-    spelled = str.casefold if same_names(output) else str
-    taken: dict[str, str] = {}
-    for case, paths in zip(cases, files, strict=True):
-        for name in {spelled(path.name) for path in paths.values()}:
-            if name in taken:
-                problem = f"the cases '{taken[name]}' and '{case.id}' would both be written to {name}"
-                raise UsageError(problem, path=output, fix="name the images apart, or list them in a .csv")
-            taken[name] = case.id
 
 
 def _settle(case: Case, files: Mapping[str, Path], outcome: Outcome, record: Record) -> None:

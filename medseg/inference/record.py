@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ class Record:
         Raises:
             UsageError: both the paths and the contents of the images are others.
         """
-        if case not in self._images_before or not file.exists():
+        if case not in self._images_before or not os.path.exists(file):
             return
         before = self._images_before[case]
         if [entry["path"] for entry in before] == [_place(image) for image in images]:
