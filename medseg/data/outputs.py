@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.data.case_files import image_files
 from medseg.data.layouts import IMAGES, LABELS
 from medseg.errors import ResourceError, UsageError
-from medseg.io.ledger import LEDGER, first_foreign, start_ledger
+from medseg.io.ledger import LEDGER, first_foreign, keep_ledger
 from medseg.io.model_folder import DESCRIPTION
 
 OF_DATASETS = (*IMAGES, *LABELS, "imagests", "labelsts")  # folders, in lower case
@@ -19,7 +19,9 @@ ELSEWHERE = "choose another output folder"
 Identity = tuple[int, int]
 
 
-def check_outputs(folder: str | Path, files: Iterable[str | Path], inputs: Iterable[str | Path | None]) -> Path:
+def check_outputs(
+    folder: str | Path, files: Iterable[str | Path], inputs: Iterable[str | Path | None], *, ours_only: bool = True
+) -> Path:
     """Refuse an output that would cost the user something; nothing is written here.
 
     Files and folders are compared by what they are, so links, other spellings and other letter case change nothing.
@@ -28,6 +30,7 @@ def check_outputs(folder: str | Path, files: Iterable[str | Path], inputs: Itera
         folder: as the user gave it.
         files: what will be written, relative to the folder.
         inputs: files and folders that must not be written to; None among them are passed over.
+        ours_only: whether files that medseg did not write are refused too.
 
     Returns:
         The folder, ``~`` and ``..`` resolved.
@@ -44,7 +47,7 @@ def check_outputs(folder: str | Path, files: Iterable[str | Path], inputs: Itera
     if taken := next((path for path in (found, *paths) if identity(path) in read), None):
         raise UsageError("is an input, which is never written to", path=taken, fix=ELSEWHERE)
     _refuse_homes(found, DESCRIPTION in map(str, files))
-    if foreign := first_foreign(paths):
+    if ours_only and (foreign := first_foreign(paths)):
         problem = "is there already, and medseg did not write it or it was changed since"
         raise UsageError(problem, path=foreign, fix=f"{ELSEWHERE}, or move that file away")
     return found
@@ -63,18 +66,9 @@ def refuse_sources(sources: Iterable[Path], paths: Iterable[str | Path]) -> None
 
 
 def keep_account(folder: Path, files: Iterable[str | Path]) -> None:
-    """Make the folders of the files, and let each keep account of what is written into it from now on.
-
-    Raises:
-        ResourceError: that cannot be written.
-    """
-    for parent in dict.fromkeys((folder / file).parent for file in files):
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            start_ledger(parent)
-        except OSError as error:
-            problem = f"cannot be written: {error.strerror or error}"
-            raise ResourceError(problem, path=parent, fix=ELSEWHERE) from None
+    """Let the folders of these files keep account of what is written into them from now on."""
+    for file in files:
+        keep_ledger((folder / file).parent)
 
 
 def plain_path(path: str | Path) -> Path:

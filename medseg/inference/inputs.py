@@ -246,14 +246,15 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
 def _cases_of(name: str, found: Mapping[int, Path], channels: int) -> list[Case]:
     """The files of one name: channels of one case, or numbered cases that keep their numbers.
 
-    A channel that is not there gets the path that it should have, so that it is named when the case is read.
+    A channel before the last that is not there gets the path that it should have: reading the case names it.
     """
     if list(found) == [0]:
         return [Case(name, (found[0],))]
     if channels == 1 or len(found) == 1:
         return [Case(stem(file), (file,)) for _, file in sorted(found.items())]
     paths = channel_paths(found, name, channels)
-    return [Case(name, paths[:channels] if set(range(channels)) - found.keys() else paths)]
+    gap = len(found) <= max(found)
+    return [Case(name, paths[:channels] if gap else tuple(found[number] for number in sorted(found)))]
 
 
 def _dicom_folders(root: Path) -> list[Case]:

@@ -37,7 +37,6 @@ def predict_cases(
     mask: str | Path | None = None,
     progress: bool = True,
     record: Record | None = None,
-    own_folder: bool = False,
 ) -> list[Path]:
     """Predict cases into ``output/<case id><ending of its image>``, ``.nii.gz`` for DICOM slices.
 
@@ -53,15 +52,15 @@ def predict_cases(
         nan: ``"refuse"`` or ``"zero"``.
         mask: a file, or a folder with a file for each case, see `Predictor.predict`.
         progress: show a progress bar on stderr.
-        record: takes down files, seconds, warnings and errors.
-        own_folder: the folder belongs to what calls, as that of a run does: what is in it may be replaced.
+        record: takes down files, seconds, warnings and errors. With one that has a file, as ``medseg predict`` gives
+            it, nothing is replaced but what medseg wrote; without, nothing but inputs is spared.
 
     Returns:
         The segmentation files, in the order of the cases.
 
     Raises:
-        UsageError: an output would replace an input or what medseg did not write, see `medseg.data.outputs`; two cases
-            have one name; or a file there was made from other images of the same name.
+        UsageError: an output would cost the user something, see `medseg.data.outputs`; two cases have one name; or a
+            file there was made from other images of the same name.
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
@@ -90,10 +89,9 @@ def predict_cases(
     names = [path.name for _, paths in todo for path in paths.values()]
     names += [LAYOUT] if predictor.target.layout is not None else []
     names += [record.path.name] if record.path is not None else []
-    if not own_folder:
-        check_prediction_files(names, output, cases, None if mask is None else Path(mask))
+    check_prediction_files(names, output, cases, mask, ours_only=record.path is not None)
     require_writable(output)
-    if not own_folder:
+    if record.path is not None:
         keep_account(output, names)
     if predictor.target.layout is not None:
         write_json(output / LAYOUT, predictor.target.layout)

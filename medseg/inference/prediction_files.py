@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.data.case import Case
 from medseg.data.outputs import check_outputs, real_path, same_names
 from medseg.errors import UsageError
+from medseg.inference.inputs import Mask
 from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending
 
 Files = Mapping[str, Path]  # by the arguments of `Segmentation.save` that name them
@@ -55,16 +56,20 @@ def refuse_one_name(cases: Sequence[Case], files: Sequence[Files], output: Path)
             taken[name] = case.id
 
 
-def check_prediction_files(names: Iterable[str], output: Path, cases: Sequence[Case], mask: Path | None) -> None:
+def check_prediction_files(
+    names: Iterable[str], output: Path, cases: Sequence[Case], mask: Mask | None, *, ours_only: bool
+) -> None:
     """Refuse to write into the folder of an image or label, and what `medseg.data.outputs.check_outputs` refuses.
 
     Args:
         names: of the files.
         output: their folder.
         cases: that are predicted, or there already.
-        mask: file or folder of masks.
+        mask: file or folder of masks, or an array.
+        ours_only: whether files that medseg did not write are refused too.
     """
     files = {file for case in cases for file in (*case.images, case.label, case.landmarks) if file is not None}
     single = [file for file in files if not os.path.isdir(file)]
     folders = {parent for file in single for parent in (file.parent, real_path(file).parent)}
-    check_outputs(output, names, [mask, *files, *folders])
+    read = [*files, *folders, *([mask] if isinstance(mask, str | Path) else [])]
+    check_outputs(output, names, read, ours_only=ours_only)

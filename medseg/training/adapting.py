@@ -163,7 +163,7 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
     for name, adapter in (("before", None), ("after", run.path / "adapter")):
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
-        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"], own_folder=True)
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
         report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
         means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])
