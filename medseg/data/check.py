@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from medseg.data.outputs import plain_path
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.repair import check_output, repair_dataset
 from medseg.errors import MedsegError, UsageError
+from medseg.io import to_json
 
 SPLIT_KEYS = {
     "folds": "folds",
@@ -101,7 +101,7 @@ def check_command(cfg: Mapping[str, Any]) -> int:
         progress=not cfg.get("json"),
     )
     if cfg.get("json"):
-        print(json.dumps(findings.to_dict(), indent=1))
+        print(to_json(findings.to_dict()), end="")
     else:
         findings.print()
     return 3 if findings.count("error") else 0

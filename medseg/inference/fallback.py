@@ -14,10 +14,9 @@ from medseg.errors import BadVoxels, ResourceError
 from medseg.inference.member import Member
 from medseg.inference.memory import free_room
 from medseg.inference.vram import weight_bytes
+from medseg.io.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
-
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
 
 
 class WindowRunner:
@@ -97,10 +96,3 @@ def _finite(logits: Tensor, member: Member) -> Tensor:
         fix = "check the image's intensities and the model; with fp16 or bf16, try precision=fp32"
         raise BadVoxels(f"the network's output is not finite (it ran in {member.profile.precision})", fix=fix)
     return logits
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice; outside of CUDA torch raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

@@ -34,6 +34,7 @@ from medseg.io import (
     volume_of,
 )
 from medseg.io.endings import IMAGE_ENDINGS
+from medseg.io.names import plain_name, plain_names, same_name
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -77,6 +78,7 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
+    plain_names((case.id for case in cases), "case", path=source)
     if not any(len(case.images) in (1, channels) for case in cases):  # a few such cases are refused one by one
         found, case = len(cases[0].images), cases[0].id
         problem = f"{found} channel files (the model expects {channels}, named {case}_0000 and so on)"
@@ -284,8 +286,7 @@ def _row(row: dict[str, str], case: str, columns: Sequence[str], path: Path, num
     name, files = row[case], [row[column] for column in columns]
     if not name or not all(files):
         raise BadDataset(f"row {number} has an empty cell (expected {', '.join([case, *columns])})", path=path)
-    if name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise BadDataset(f"row {number}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
+    name = plain_name(same_name(name), f"row {number}: case", path=path)
     return Case(name, tuple(path.parent / Path(file).expanduser() for file in files))
 
 

@@ -3,7 +3,7 @@
 from medseg.io.adapter_folder import find_adapter, load_adapter, model_fingerprint, save_adapter
 from medseg.io.archives import extract
 from medseg.io.arrays import load_array, save_array
-from medseg.io.atomic import atomic_path, require_writable, write_json, write_text
+from medseg.io.atomic import atomic_path, require_writable, to_json, write_json, write_text
 from medseg.io.checkpoint import load_checkpoint, save_checkpoint
 from medseg.io.dicom import holds_dicom
 from medseg.io.dicom_seg import write_dicom_seg
@@ -60,6 +60,7 @@ __all__ = [
     "save_model",
     "save_onnx",
     "to_canonical",
+    "to_json",
     "volume_of",
     "write_dicom_seg",
     "write_json",

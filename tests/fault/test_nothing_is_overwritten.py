@@ -80,6 +80,8 @@ COMMANDS = [
     "adapt model=model data=data run_dir=model",
     *(f"adapt model=model data=data run_dir={name}" for name in ("data", "data/labelsTr", "mine/run", "mine/adapter")),
     *(f"pretrain data=data run_dir={name}" for name in ("data", "data/imagesTr", "mine/run", "mine/curve", "model")),
+    *(f"train data=data run_dir={name}" for name in ("data", "data/labelsTr", "mine/run", "model")),
+    "train data=data pretrained=model run_dir=model resume=true",
     "check data=data fix=true output=data",
     "check data=data fix=true output=data/repaired",
     "check data=data fix=true output=mine/full",
