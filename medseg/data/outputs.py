@@ -20,7 +20,12 @@ Identity = tuple[int, int]
 
 
 def check_outputs(
-    folder: str | Path, files: Iterable[str | Path], inputs: Iterable[str | Path | None], *, ours_only: bool = True
+    folder: str | Path,
+    files: Iterable[str | Path],
+    inputs: Iterable[str | Path | None],
+    *,
+    ours_only: bool = True,
+    beside: str | Path | None = None,
 ) -> Path:
     """Refuse an output that would cost the user something; nothing is written here.
 
@@ -31,6 +36,7 @@ def check_outputs(
         files: what will be written, relative to the folder.
         inputs: files and folders that must not be written to; None among them are passed over.
         ours_only: whether files that medseg did not write are refused too.
+        beside: a folder that is no dataset's whatever it is called, e.g. of the predictions that a report is about.
 
     Returns:
         The folder, ``~`` and ``..`` resolved.
@@ -45,8 +51,9 @@ def check_outputs(
     found, files = plain_path(folder), list(files)
     paths, read = [found / file for file in files], identities(inputs)
     if taken := next((path for path in (found, *paths) if identity(path) in read), None):
-        raise UsageError("is an input, which is never written to", path=taken, fix=ELSEWHERE)
-    _refuse_homes(found, DESCRIPTION in map(str, files))
+        problem = "is an input or the folder of one, which is never written to"
+        raise UsageError(problem, path=taken, fix=ELSEWHERE)
+    _refuse_homes(found, DESCRIPTION in map(str, files), None if beside is None else identity(plain_path(beside)))
     if ours_only and (foreign := first_foreign(paths)):
         problem = "is there already, and medseg did not write it or it was changed since"
         raise UsageError(problem, path=foreign, fix=f"{ELSEWHERE}, or move that file away")
@@ -102,7 +109,7 @@ def identities(paths: Iterable[str | Path | None]) -> set[Identity]:
     return {found for path in paths if path is not None and (found := identity(plain_path(path)))}
 
 
-def _refuse_homes(folder: Path, model: bool) -> None:
+def _refuse_homes(folder: Path, model: bool, beside: Identity | None) -> None:
     """Refuse what is no folder to write into, the home of a dataset's files, and (but for a `model`) of a model."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -112,6 +119,8 @@ def _refuse_homes(folder: Path, model: bool) -> None:
         raise UsageError("holds a model, beside which nothing else is written", path=folder, fix=ELSEWHERE)
     resolved = real_path(folder)
     for path in (resolved, resolved.parent):
+        if beside is not None and identity(path) == beside:
+            return
         if path.name.lower() in OF_DATASETS and not (path / LEDGER).is_file() and _holds_images(path):
             raise UsageError(f"lies in '{path.name}', the images or labels of a dataset", path=folder, fix=ELSEWHERE)
 

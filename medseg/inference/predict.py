@@ -13,7 +13,7 @@ from medseg.data.dataset import Case
 from medseg.data.landmark_files import LAYOUT
 from medseg.data.outputs import check_outputs, keep_account, plain_path
 from medseg.data.own_split import matching
-from medseg.errors import MedsegError, PartialFailure, UsageError
+from medseg.errors import MedsegError, PartialFailure
 from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.prediction_files import check_prediction_files, output_files, refuse_one_name
 from medseg.inference.predictor import Predictor
@@ -155,9 +155,6 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
     """Run ``medseg predict`` from its config (``model``, ``input``, ``output``, ... see configs/predict.yaml)."""
     models = [cfg["model"]] if isinstance(cfg["model"], str) else list(cfg["model"])
     place = record_path(plain_path(cfg["output"]), cfg["shard"])
-    if not isinstance(cfg["input"], str | Path):
-        fix = "give one file or folder, or a .csv that lists the files"
-        raise UsageError(f"input is {cfg['input']!r} (expected a path)", fix=fix)
     source = plain_path(cfg["input"])
     read = (source, source.parent if os.path.isfile(source) else None, *models, cfg["adapter"], cfg["mask"])
     output = check_outputs(cfg["output"], [place.name], read)  # before the model is loaded
