@@ -129,7 +129,7 @@ def check_report_folder(output: str | Path, *read: str | Path | None) -> Path:
     """
     predictions, *others = read
     single = None if predictions is None or Path(predictions).is_dir() else predictions
-    return check_outputs(output, EVALUATION_FILES, [single, *others])
+    return check_outputs(output, EVALUATION_FILES, [single, *others], beside=predictions)
 
 
 def _evaluate(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.data.outputs import real_path
 from medseg.errors import MedsegError, UnreadableFile, UsageError
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
@@ -79,7 +81,7 @@ class Record:
         Raises:
             UsageError: both the paths and the contents of the images are others.
         """
-        if case not in self._images_before or not file.exists():
+        if case not in self._images_before or not os.path.exists(file):
             return
         before = self._images_before[case]
         if [entry["path"] for entry in before] == [_place(image) for image in images]:
@@ -150,7 +152,7 @@ def _described(image: Path) -> dict[str, str | None]:
 
 
 def _place(image: Path) -> str:
-    return str(image.expanduser().resolve())
+    return str(real_path(image.expanduser()))
 
 
 def _ends(image: Path) -> str | None:

@@ -15,15 +15,12 @@ from medseg.blocks.skip.attach import attach_skips, changed_state
 from medseg.blocks.skip.scale import calibrate
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
 from medseg.inference.memory import activation_bytes
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
-from medseg.io.adapter_folder import ADAPTER
-from medseg.io.model_folder import DESCRIPTION
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
@@ -36,7 +33,7 @@ from medseg.training.fitting import Config, make_record
 from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices, require_room
 from medseg.training.report import evaluate_predictions
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import begin, open_record
 from medseg.training.setup import choose_folds, make_data, make_folds, make_profile, make_task
 
@@ -47,7 +44,6 @@ METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, a
     "decoder": (None, "decoder"),
     "all": (None, "all"),
 }
-OWN_FILES = ("config.json", f"adapter/{ADAPTER}", f"adapter/{DESCRIPTION}", "before.json", "after.json")
 
 
 def adapt_command(cfg: Config) -> int:
@@ -72,8 +68,7 @@ def adapt(cfg: Config) -> Path:
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
-    if not cfg["resume"]:  # which says that the folder is a run's
-        check_outputs(cfg["run_dir"], OWN_FILES, [base, cfg["data"]["path"]])
+    check_run_dir(cfg["run_dir"], base, cfg["data"]["path"])
     state, description = load_model(base)
     check_host(description["model"]["name"])
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
@@ -137,7 +132,6 @@ class Site:
 
     def begin(self) -> None:
         """The first write."""
-        keep_account(self.part.run.path, OWN_FILES)
         begin(self.part.run, self.part.record, self.cfg, resumed=self.resumed)
 
 
@@ -195,7 +189,7 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
     for name, adapter in (("before", None), ("after", run.path / "adapter")):
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
-        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"], own_folder=True)
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
         report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
         means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])

@@ -27,7 +27,7 @@ from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices, require_room
 from medseg.training.pretrained import load_pretrained
 from medseg.training.report import report_folds, report_validation
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.setup import (
     check_model,
@@ -67,6 +67,7 @@ def fit(cfg: Config) -> Path:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
     cfg = TrainSettings.of(cfg).to_config()
+    check_run_dir(cfg["run_dir"], cfg["data"]["path"], cfg["pretrained"])
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "train", cfg)

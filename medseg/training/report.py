@@ -38,7 +38,7 @@ def report_validation(
         tta=settings["tta"],
     )
     cases = [dataset.case(case) for case in ids]
-    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"], own_folder=True)
+    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"])
     single = all(len(values) == 1 for values in predictor.target.classes.values())
     # Operations know label values: in a map of regions they would tear holes into the regions around.
     operations = postprocess_validation(run, dataset, cases, files) if single else []
