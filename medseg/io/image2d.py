@@ -1,7 +1,7 @@
 """Pictures (.png, .jpg, .tif, .bmp): (C, rows, columns), spacing 1; the numbers and the orientation that are stored.
 
 Each format is parsed strictly by its own module, which gives the samples exactly as stored or refuses: `medseg.io.png`,
-`medseg.io.tiff`, `medseg.io.raster`. Images and label maps are read alike, but for palettes: of an image they give the
+`tiff`, `jpeg`, `bmp`. Images and label maps are read alike, but for palettes: of an image they give the
 colours, of a label map the indices are the labels.
 """
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from medseg.errors import BadLabels, UnreadableFile, UsageError
 from medseg.io.atomic import atomic_path
+from medseg.io.bmp import bmp_size, read_bmp
 from medseg.io.endings import file_ending
+from medseg.io.jpeg import jpeg_facts, read_jpeg
 from medseg.io.memory import require_memory
 from medseg.io.picture import Picture, damage_told
 from medseg.io.png import SIGNATURE, png_header, read_png
-from medseg.io.raster import bmp_size, parse_jpeg, read_bmp, read_jpeg
 from medseg.io.tiff import parse_tiff
 from medseg.io.tiff_pixels import read_tiff
 from medseg.io.volume import Geometry
@@ -108,7 +109,7 @@ def _size(data: mmap.mmap | bytes, kind: str) -> tuple[int, int]:
         return header.height, header.width
     if kind == "BMP":
         return bmp_size(data)
-    facts = parse_tiff(data) if kind == "TIFF" else parse_jpeg(data, whole=False)
+    facts = parse_tiff(data) if kind == "TIFF" else jpeg_facts(data, whole=False)
     return facts.height, facts.width
 
 
