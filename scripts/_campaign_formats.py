@@ -51,8 +51,10 @@ class Format:
     exact: bool = True
 
 
-def _shape(rng: np.random.Generator, dims: int = 3) -> tuple[int, ...]:
-    return tuple(int(n) for n in rng.integers(2, 9, dims))
+def _shape(rng: np.random.Generator, dims: int = 3, *, large: float = 0.01) -> tuple[int, ...]:
+    """Small, and at times large enough for what is read to be seen in the memory of the process."""
+    low, high = ((90, 120) if dims == 3 else (700, 1000)) if rng.random() < large else (2, 9)
+    return tuple(int(n) for n in rng.integers(low, high, dims))
 
 
 def _voxels(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -238,14 +240,16 @@ def _filtered(rng: np.random.Generator, lines: np.ndarray, back: int) -> bytes:
     return out
 
 
+PNG_KINDS = [(color, depth) for color in (0, 3) for depth in (1, 2, 4, 8)] + [(0, 16)]
+PNG_KINDS += [(color, depth) for color in (2, 4, 6) for depth in (8, 16)]
+
+
 def make_png(rng: np.random.Generator) -> Sample:
     """Any colour type and depth; inside, chunks are damaged and get right checksums again."""
-    color, depth = (
-        [(c, d) for c in (0, 3) for d in (1, 2, 4, 8)] + [(c, d) for c in (2, 4, 6) for d in (8, 16)] + [(0, 16)],
-        0,
-    )
-    color, depth = color[int(rng.integers(len(color)))]
-    shape = (*_shape(rng, 2), {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color])
+    color, depth = PNG_KINDS[int(rng.integers(len(PNG_KINDS)))]
+    samples_of = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    large = 0.003 if depth * samples_of <= 8 else 0.0  # the reference takes a second for a million samples
+    shape = (*_shape(rng, 2, large=large), samples_of)
     samples = rng.integers(0, 2**depth, shape)
     data = png_bytes(rng, samples, depth, color, bool(rng.random() < 0.3))
     return Sample(
@@ -315,7 +319,7 @@ def make_tiff(rng: np.random.Generator) -> Sample:
 def _pillow_tiff(rng: np.random.Generator, buffer: io.BytesIO) -> None:
     from PIL import Image
 
-    shape = _shape(rng, 2)
+    shape = _shape(rng, 2, large=0.0)
     kind, packing = str(rng.choice(["1", "L", "P", "RGB", "I;16"])), str(rng.choice(["tiff_lzw", "packbits", "raw"]))
     pixels = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
     flat = pixels[..., 0]
@@ -334,7 +338,11 @@ def make_jpeg(rng: np.random.Generator) -> Sample:
 
     color, buffer = bool(rng.random() < 0.6), io.BytesIO()
     small = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
-    picture = Image.fromarray(small).resize(_shape(rng, 2), Image.Resampling.BILINEAR).resize((23, 17))
+    picture = (
+        Image.fromarray(small)
+        .resize(_shape(rng, 2, large=0.0), Image.Resampling.BILINEAR)
+        .resize((23, 17) if rng.random() < 0.99 else (900, 700))
+    )
     settings = {"quality": int(rng.integers(50, 100)), "progressive": bool(rng.random() < 0.3)}
     (picture if color else picture.convert("L")).save(
         buffer, format="JPEG", subsampling=int(rng.integers(0, 3)), **settings
@@ -383,7 +391,7 @@ def _slice(rng: np.random.Generator, pixels: np.ndarray, number: int, series: st
 
 
 def _make_dicom(rng: np.random.Generator, slices: int) -> Sample:
-    shape = _shape(rng, 2)
+    shape = _shape(rng, 2, large=0.0)
     series = f"1.2.826.0.1.{int(rng.integers(1, 10**9))}"
     files = {f"{n}.dcm": _slice(rng, rng.integers(-99, 3000, shape), n, series, 2.5) for n in range(slices)}
     return Sample(files, _dicom_fields(files["0.dcm"]), several=True)

@@ -244,7 +244,7 @@ def png(files: Files) -> Reading:
     )
     width, height, depth, color, *rest = struct.unpack(">IIBBBBB", chunks[0][1])
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
-    _need(rest[:2] == [0, 0] and rest[2] in (0, 1) and width * height < 1 << 20 and width * height > 0)
+    _need(rest[:2] == [0, 0] and rest[2] in (0, 1) and width * height < 1 << 21 and width * height > 0)
     raw = zlib.decompress(b"".join(body for kind, body in chunks if kind == b"IDAT"))
     out = np.zeros((height, width, samples), np.int64)
     passes = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2))
@@ -308,7 +308,7 @@ def tiff(files: Files) -> Reading:
     bits_, kind_ = bits.pop(), {1: "u", 2: "i", 3: "f"}[form.pop()]
     photometric, compression, predictor = one(262), one(259, 1), one(317, 1)
     colors = {0: 1, 1: 1, 2: 3, 3: 1}[photometric]
-    _need(samples - colors in (0, 1) and planar in (1, 2) and width * height * samples < 1 << 20)
+    _need(samples - colors in (0, 1) and planar in (1, 2) and width * height * samples < 1 << 23)
     tiled = 322 in tags
     rows, columns = (one(323), one(322)) if tiled else (min(one(278, height), height), width)
     offsets, sizes = (tags[324], tags[325]) if tiled else (tags[273], tags[279])

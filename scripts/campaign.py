@@ -35,7 +35,7 @@ from _campaign_mutations import damaged
 from _campaign_reference import Files, Reading
 
 BAD = ("wrong voxels accepted", "traceback", "crash", "hang", "too much memory", "refusal of several lines")
-FREE_MIB = 16  # what an interpreter takes for a try whatever it reads: below it nothing is measured
+FREE_MIB = 4  # what an interpreter takes for a try whatever it reads: below it nothing is measured
 MEMORY_FACTOR = 4
 WARM = 30
 SINGLE = 4  # bytes of a voxel as medseg hands it out
