@@ -19,6 +19,7 @@ import _campaign_reference as reference
 import numpy as np
 from _campaign_reference import Files, Reading
 
+LARGE = 0.01  # share of files with about a million voxels
 Field = tuple[int, str]  # byte and struct form of a number in a header
 
 
@@ -51,9 +52,9 @@ class Format:
     exact: bool = True
 
 
-def _shape(rng: np.random.Generator, dims: int = 3, *, large: float = 0.01) -> tuple[int, ...]:
+def _shape(rng: np.random.Generator, dims: int = 3, *, large: float = 1.0) -> tuple[int, ...]:
     """Small, and at times large enough for what is read to be seen in the memory of the process."""
-    low, high = ((90, 120) if dims == 3 else (700, 1000)) if rng.random() < large else (2, 9)
+    low, high = ((90, 120) if dims == 3 else (700, 1000)) if rng.random() < LARGE * large else (2, 9)
     return tuple(int(n) for n in rng.integers(low, high, dims))
 
 
@@ -248,7 +249,7 @@ def make_png(rng: np.random.Generator) -> Sample:
     """Any colour type and depth; inside, chunks are damaged and get right checksums again."""
     color, depth = PNG_KINDS[int(rng.integers(len(PNG_KINDS)))]
     samples_of = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
-    large = 0.003 if depth * samples_of <= 8 else 0.0  # the reference takes a second for a million samples
+    large = 0.3 if depth * samples_of <= 8 else 0.0  # the reference takes a second for a million samples
     shape = (*_shape(rng, 2, large=large), samples_of)
     samples = rng.integers(0, 2**depth, shape)
     data = png_bytes(rng, samples, depth, color, bool(rng.random() < 0.3))

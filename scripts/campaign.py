@@ -165,6 +165,7 @@ def run(name: str, seed: int, tries: int, results: Path, *, timeout: float, limi
     """All tries of one format, in children that are started again after a crash or a hang."""
     while True:
         rows, unfinished = _rows(results)
+        _drop_cut_line(results)
         if unfinished is not None:  # the last child died, or was killed, in this try
             rows.append(_note(results, unfinished, "crash"))
         if len(rows) >= tries:
@@ -193,6 +194,11 @@ def _rows(results: Path) -> tuple[list[dict[str, Any]], int | None]:
             begun = row.get("start", begun) if "start" in row else None
             rows += [row] if "try" in row else []
     return rows, begun
+
+
+def _drop_cut_line(results: Path) -> None:
+    if results.exists() and not (text := results.read_bytes()).endswith(b"\n"):
+        results.write_bytes(text[: text.rfind(b"\n") + 1])
 
 
 def _note(results: Path, number: int, outcome: str) -> dict[str, Any]:
@@ -244,7 +250,7 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("campaign"), help="folder of the results; an old one is gone on with"
     )
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds without an answer that are a hang")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds without an answer that are a hang")
     parser.add_argument("--limit", type=float, default=1.0, help="GiB of address space for a child beyond its imports")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
