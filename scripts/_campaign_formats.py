@@ -19,7 +19,7 @@ import _campaign_reference as reference
 import numpy as np
 from _campaign_reference import Files, Reading
 
-LARGE = 0.01  # share of files with about a million voxels
+LARGE = 0.004  # share of files with about a million voxels
 Field = tuple[int, str]  # byte and struct form of a number in a header
 
 

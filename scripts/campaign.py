@@ -89,38 +89,33 @@ def agrees(found: Reading, said: Reading | None, exact: bool) -> bool:
     return bool(same and np.allclose(found.affine, said.affine, rtol=1e-5, atol=1e-4))
 
 
-def judge(form: Format, sample: Sample, files: Files, folder: Path) -> tuple[str, str]:
-    """One try: the outcome and what was said."""
+def judge(form: Format, sample: Sample, files: Files, folder: Path) -> tuple[str, str, float]:
+    """One try: the outcome, what was said, and the bytes of memory that opening the files took at most."""
     from medseg.errors import MedsegError
 
     for name, data in files.items():
         (folder / name).write_bytes(data)
     path = folder if sample.several else folder / next(iter(files))
+    _clear_peak()
+    before = _status("VmRSS")
     try:
         found = open_with_medseg(form.opened, path)
     except MedsegError as error:
-        return ("refused" if "\n" not in str(error) else BAD[5]), str(error)
+        return ("refused" if "\n" not in str(error) else BAD[5]), str(error), _status("VmHWM") - before
     except Exception as error:
-        return BAD[1], f"{type(error).__name__}: {error}"
+        return BAD[1], f"{type(error).__name__}: {error}", 0.0
+    used = _status("VmHWM") - before
     said = reading_of(form, files)
     if agrees(found, said if said is not None else reading_of(form, sample.files), form.exact):
-        return "read", ""
-    return BAD[0], f"said {None if said is None else said.array.shape}, read {found.array.shape}"
+        return "read", "", used
+    return BAD[0], f"said {None if said is None else said.array.shape}, read {found.array.shape}", used
 
 
-def measured(form: Format, sample: Sample, files: Files, folder: Path) -> tuple[str, str, float]:
-    """`judge`, and the peak of memory it took over what the file holds or, read, hands out."""
-    _clear_peak()
-    before = _status("VmRSS")
-    outcome, said = judge(form, sample, files, folder)
-    used = max(0.0, _status("VmHWM") - before - FREE_MIB * 2**20)
-    promise = max(sum(map(len, files.values())), _promise(form, files) if outcome == "read" else 0, 1)
-    return outcome, said, used / promise
-
-
-def _promise(form: Format, files: Files) -> int:
-    said = reading_of(form, files)
-    return 0 if said is None else SINGLE * said.array.size
+def over_promise(form: Format, files: Files, outcome: str, used: float) -> float:
+    """Memory over what the files are and, read, hand out in single precision."""
+    said = reading_of(form, files) if outcome == "read" else None
+    promise = sum(map(len, files.values())) + (0 if said is None else SINGLE * said.array.size)
+    return max(0.0, used - FREE_MIB * 2**20) / max(promise, 1)
 
 
 def _clear_peak() -> None:
@@ -151,7 +146,8 @@ def work(name: str, seed: int, first: int, tries: int, results: Path, limit_gib:
             file.write(json.dumps({"start": number}) + "\n")
             sample, files, damage = sample_of(name, seed, number)
             folder = Path(tempfile.mkdtemp(dir=root))
-            outcome, said, memory = measured(form, sample, files, folder)
+            outcome, said, used = judge(form, sample, files, folder)
+            memory = over_promise(form, files, outcome, used)
             if memory > MEMORY_FACTOR and outcome in ("read", "refused"):
                 outcome = BAD[4]
             row = {"try": number, "damage": damage, "outcome": outcome, "memory": round(memory, 3)}

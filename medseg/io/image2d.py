@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import mmap
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -87,22 +88,23 @@ def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         picture.save(file, format=_FORMATS[ending])
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def _mapped(path: Path) -> bytes:
+    """The file's bytes, read where they are looked at: of a large picture, its size takes but the header."""
     with path.open("rb") as file:
         try:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return cast(bytes, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except ValueError:  # an empty file
             return b""
 
 
-def _format(data: mmap.mmap | bytes) -> str:
+def _format(data: bytes) -> str:
     for start, kind in _STARTS.items():
         if data[: len(start)] == start:
             return kind
     raise UnreadableFile("is not a PNG, JPEG, TIFF or BMP picture", fix="export the file again")
 
 
-def _size(data: mmap.mmap | bytes, kind: str) -> tuple[int, int]:
+def _size(data: bytes, kind: str) -> tuple[int, int]:
     """Rows and columns."""
     if kind == "PNG":
         header = png_header(data[:64])

@@ -103,7 +103,7 @@ def parse_tiff(data: bytes) -> TiffFacts:
         raise UnreadableFile("is not a TIFF file", fix="export the file again")
     tags, entries, description = _directory(data, order, big=magic == 43)
     width, height = _one(tags, WIDTH), _one(tags, HEIGHT)
-    if width < 1 or height < 1 or _one(tags, _DEPTH) != 1:
+    if width < 1 or height < 1 or _one(tags, _DEPTH) != 1 or _one(tags, PLANAR) not in (1, 2):
         raise UnreadableFile(f"its header cannot be: {width} x {height} pixels", fix=_BROKEN)
     samples, bits, kind = _samples(tags)
     color_samples, extra, palette = _colors(tags, samples, bits, kind)

@@ -32,7 +32,7 @@ def test_damaged_files(tmp_path: Path, name: str) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         sample, files, damage = campaign.sample_of(name, SEED, number)
-        outcome, said = campaign.judge(FORMATS[name], sample, files, folder)
+        outcome, said, _ = campaign.judge(FORMATS[name], sample, files, folder)
         assert outcome in ("read", "refused"), f"{name}, try {number} ({damage}): {outcome}: {said}"
 
 
