@@ -6,6 +6,7 @@ ITK's LPS millimetres become RAS and back.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +78,7 @@ def _parse(path: Path) -> RawVolume:
 
 def _geometry(volume: RawVolume) -> Geometry:
     grid = {"spacing": volume.spacing, "origin": volume.origin, "direction": volume.direction}
-    affine = _affine(grid)
-    check_affine(affine)
-    return Geometry((*volume.shape, 1)[:3], affine, {"format": "itk", **grid})
+    return grid_geometry(volume.shape, grid)
 
 
 def _affine(grid: dict[str, list[float]]) -> np.ndarray:
@@ -107,3 +106,14 @@ def _reason(error: RuntimeError) -> str:
     """ITK's message without source lines and addresses."""
     text = " ".join(str(error).split()).split("[nrrd] ")[-1]
     return re.sub(r"^.*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", text)[:300]
+
+
+def grid_geometry(size: Sequence[int], grid: dict[str, list[float]]) -> Geometry:
+    """The geometry of an image in memory: size (i, j, k) or (i, j), ITK's spacing, origin and direction in LPS.
+
+    Raises:
+        BadGeometry: they are no grid.
+    """
+    affine = _affine(grid)
+    check_affine(affine)
+    return Geometry((*size, 1)[:3], affine, {"format": "itk", **grid})
