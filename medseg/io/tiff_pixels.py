@@ -150,8 +150,7 @@ def _predicted(lines: np.ndarray, facts: TiffFacts, shape: tuple[int, int, int])
 def _jpeg(data: bytes, facts: TiffFacts) -> np.ndarray:
     """Decoded by libtiff as a whole, from a copy whose orientation is 1: Pillow would turn it."""
     copy = bytearray(data)
-    if ORIENTATION in facts.entries:
-        entry = facts.entries[ORIENTATION]
-        struct.pack_into(facts.order + "H", copy, entry + (12 if data[2:4] in (b"+\0", b"\0+") else 8), 1)
+    if ORIENTATION in facts.values_at:
+        struct.pack_into(facts.order + "H", copy, facts.values_at[ORIENTATION], 1)
     mode = "L" if facts.color_samples == 1 else "RGB"
     return np.atleast_3d(decoded(bytes(copy), "TIFF", (mode,), (facts.width, facts.height)))
