@@ -16,6 +16,7 @@ from medseg.errors import MedsegError, UnreadableFile
 from medseg.io import read_geometry, read_labels, read_volume
 from medseg.io.image2d import read
 from medseg.io.jpeg import read_jpeg
+from medseg.io.tiff import parse_tiff
 
 sys.path.append(str(Path(__file__).parents[3] / "scripts"))
 from _campaign_formats import PNG_KINDS, png_bytes
@@ -122,6 +123,20 @@ def test_tiff_of_odd_bits(tmp_path: Path, bits: int) -> None:
     (tmp_path / "a.tif").write_bytes(tiff_file(rows, plain))
     np.testing.assert_array_equal(read(tmp_path / "a.tif")[0][0], array)
     np.testing.assert_array_equal(read_labels(tmp_path / "a.tif").array[0], array)
+
+
+@pytest.mark.parametrize("compression", [1, 8, 5])
+def test_a_last_strip_that_is_filled_up(tmp_path: Path, compression: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (8, 9)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", array, rowsperstrip=4, metadata=None)
+    if compression == 5:
+        Image.fromarray(array).save(tmp_path / "a.tif", compression="tiff_lzw")
+    elif compression == 8:
+        tifffile.imwrite(tmp_path / "a.tif", array, rowsperstrip=4, metadata=None, compression="zlib")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[parse_tiff(bytes(data)).values_at[257]] = 7  # one row less than the strips hold
+    (tmp_path / "a.tif").write_bytes(data)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0][0], array[:7])
 
 
 def tiff_file(pixels: bytes, tags: list[tuple[int, int]]) -> bytes:
