@@ -77,7 +77,7 @@ def _draw_plane(
     back = np.zeros(reference.shape) if view.image is None else turn(view.image)
     low, high = np.percentile(back, [1, 99])
     panel.set_facecolor("black")
-    shown = ((back - low) / max(high - low, 1e-6)).clip(0, 1)  # in grey, or (H, W, 3) in colour
+    shown = ((back - low) / ((high - low) or 1.0)).clip(0, 1)  # in grey, or (H, W, 3) in colour
     panel.imshow(shown, cmap="gray", vmin=0, vmax=1, aspect=down / across, interpolation="nearest")
     panel.autoscale(False)  # a line beside the picture does not make room for itself
     for colour, values in zip(_colours(report), report.settings.classes.values(), strict=True):
