@@ -21,6 +21,7 @@ from medseg.data.laterality import lateral_pairs
 from medseg.data.plan import check_stages, make_plan
 from medseg.data.splits import Split, make_splits, patient_groups
 from medseg.errors import MedsegError
+from medseg.io import file_ending
 
 Reports = Mapping[str, CaseReport]
 
@@ -60,8 +61,9 @@ def check_across(
 def _folds(dataset: SegmentationDataset, split: Mapping[str, Any]) -> tuple[list[Split], list[Finding]]:
     own = split.get("file") or split.get("group_by") or (dataset.root / "splits_final.json").exists() or dataset.split
     if "folds" not in split and not own and 0 < len(dataset.training) < FOLDS:
-        problem, fix = f"{len(dataset.training)} training cases are too few for {FOLDS} folds", "set data.folds="
-        return [], [Finding("note", problem, fix=f"{fix}{len(dataset.training)}, or data.folds=1 to train on all")]
+        count = len(dataset.training)
+        fix = f"{f'set data.folds={count}, or ' if count > 1 else 'set '}data.folds=1 to train on all"
+        return [], [Finding("note", f"{count} training cases are too few for {FOLDS} folds", fix=fix)]
     try:
         return make_splits(dataset, **split), []
     except MedsegError as error:
@@ -100,11 +102,12 @@ def _orphans(dataset: SegmentationDataset) -> Iterator[Finding]:
             yield Finding("error", problem, case, fix=fix)
     if dataset.unlabelled or dataset.list_file:
         return
+    taken = {path for path in used if path is not None}
     for folder in sorted({path.parent for case in dataset.training for path in case.images} - set(label_folders)):
         orphans = [file for file in image_files(folder) if file not in used]
         for case, files in group_images(orphans, ()).items():
             expected = dataset.training[0].label
-            hint = describe_missing(expected.with_name(f"{case}{dataset.file_ending}")) if expected else ""
+            hint = describe_missing(expected.with_name(f"{case}{file_ending(expected)}"), taken) if expected else ""
             problem = f"image without a label: it is left out (label {hint})"
             yield Finding("warning", problem, case, next(iter(files.values())), "add its label, or move it to imagesTs")
 

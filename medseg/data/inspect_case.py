@@ -134,11 +134,8 @@ class CaseInspector:
             found = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:8])
             problem = f"label values {found} are not in the dataset (expected {sorted(known)})"
             harmless = harmless_threshold([report.voxels]) if 255 in known and max(unknown) < 255 else None
-            fix = (
-                f"set {threshold_fix(harmless)}, or correct the file"
-                if harmless
-                else "correct the file or dataset.json"
-            )
+            choice = f"set {threshold_fix(harmless)}, or " if harmless else ""
+            fix = f"{choice}correct the file or dataset.json"
             report.findings.append(Finding("error", problem, case.id, path, fix))
         if not set(report.voxels) - {0}:
             report.findings.append(Finding("warning", "no foreground: every voxel is background", case.id, path))
