@@ -203,7 +203,8 @@ def _open_plain(
     cases = [replace(case, coding=coding) for case in layout.cases]
     labelled = [case for case in cases if case.label]
     if not labelled:
-        raise BadDataset("no image has a label file of its name", path=listed or root, fix="name them alike")
+        fix = "fill the column of masks" if listed else "name images and masks alike"
+        raise BadDataset("no image has a label file of its name", path=listed or root, fix=fix)
     if strict:
         _refuse_missing(labelled)
     if table is None and layout.labels:
