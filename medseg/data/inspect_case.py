@@ -18,6 +18,7 @@ from medseg.data.findings import Finding, Repair
 from medseg.data.fingerprint import Measure, Measured
 from medseg.data.label_codes import harmless_threshold, threshold_fix
 from medseg.data.landmark_files import LandmarkLayout
+from medseg.data.read_case import check_dimensions
 from medseg.errors import BadLabels, BadVoxels, MedsegError
 from medseg.io import Geometry, Volume, read_labels, read_volume, to_canonical
 from medseg.io.volume import corner_distance
@@ -97,6 +98,11 @@ class CaseInspector:
             report.findings.append(_finding(error, case, Path(error.path or case.images[0])))
 
     def _check_image(self, case: Case, volumes: Sequence[Volume], report: CaseReport) -> None:
+        try:
+            check_dimensions(case, volumes[0], self.measure.spatial_dims)
+        except MedsegError as error:
+            report.findings.append(_finding(error, case, case.images[0]))
+            return
         channels = sum(len(volume.array) for volume in volumes)
         expected = self.measure.channels
         if channels != expected:

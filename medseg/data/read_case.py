@@ -27,15 +27,20 @@ def read_case_image(case: Case, color: str) -> Volume:
 
 def check_image(case: Case, volume: Volume, channels: int, spatial_dims: int) -> None:
     """Refuse an image (C, *S) that is not of the dataset's kind. Raises InputRefused."""
-    if volume.ndim != spatial_dims:
-        problem = f"the image is {volume.ndim}D (expected {spatial_dims}D, as the dataset's first image)"
-        raise InputRefused(problem, case=case.id, path=case.images[0], fix="keep 2D and 3D images in datasets apart")
+    check_dimensions(case, volume, spatial_dims)
     if len(volume.array) != channels:
         is_picture = volume.ndim == 2 and {len(volume.array), channels} == {1, 3}
         kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"} if is_picture else {}
         found, wanted = (kinds.get(n, f"of {n} channel(s)") for n in (len(volume.array), channels))
         fix = COLOR_FIX if is_picture else "correct dataset.json or the files"
         raise InputRefused(f"the image is {found} (expected {wanted})", case=case.id, path=case.images[0], fix=fix)
+
+
+def check_dimensions(case: Case, volume: Volume, spatial_dims: int) -> None:
+    """Refuse a picture among volumes, or a volume among pictures. Raises InputRefused."""
+    if volume.ndim != spatial_dims:
+        problem = f"the image is {volume.ndim}D (expected {spatial_dims}D, as the dataset's first image)"
+        raise InputRefused(problem, case=case.id, path=case.images[0], fix="keep 2D and 3D images in datasets apart")
 
 
 def read_case_labels(case: Case, geometry: Geometry, known: Collection[int]) -> Volume:
