@@ -219,7 +219,7 @@ def _sample(array: np.ndarray, foreground: np.ndarray, case_id: str) -> np.ndarr
 def _pool(samples: Sequence[np.ndarray]) -> tuple[dict[str, float], ...]:
     pooled = np.concatenate(samples, axis=1).astype(np.float64)
     if pooled.shape[1] == 0:
-        raise BadDataset("no case has a single foreground voxel", fix="check the label files: see medseg check")
+        raise BadDataset("no case has a single foreground voxel", fix="check that the label files were exported with their values")
     low, high = np.percentile(pooled, (0.5, 99.5), axis=1)
     statistics = {
         "mean": pooled.mean(axis=1),

@@ -108,7 +108,7 @@ class CaseInspector:
         if channels != expected:
             problem = f"has {channels} channels (expected {expected}, as channel_names says)"
             pictures = volumes[0].ndim == 2 and {channels, expected} == {1, 3}
-            fix = COLOR_FIX if pictures else "correct dataset.json or files"
+            fix = COLOR_FIX if pictures else "correct dataset.json or the files"
             report.findings.append(Finding("error", problem, case.id, case.images[0], fix))
         for path, volume in zip(case.images[1:], volumes[1:], strict=True):
             _check_grid(case, path, volumes[0].geometry, volume.geometry, report)
@@ -196,7 +196,7 @@ def _or_none(read: Callable[[], Volume | None]) -> Volume | None:
 
 def _finding(error: MedsegError, case: Case, path: Path, repair: Repair | None = None) -> Finding:
     return Finding(
-        "error", error.problem, case.id, path, "fix=true repairs a copy" if repair else error.fix or "", repair
+        "error", error.problem, case.id, path, "medseg check fix=true repairs a copy" if repair else error.fix or "", repair
     )
 
 
@@ -208,7 +208,7 @@ def _check_grid(case: Case, path: Path, image: Geometry, other: Geometry, report
     refused = image.difference(other) is not None
     repair: Repair | None = "grid" if _is_shift(image, other) else None
     problem = f"is on another grid than {case.images[0].name}: {difference}"
-    fix = "fix=true gives a copy the image's header" if repair else "export it again, or resample it to the image"
+    fix = "medseg check fix=true gives a copy the image's header" if repair else "export it again, or resample it to the image"
     report.findings.append(Finding("error" if refused else "note", problem, case.id, path, fix, repair))
 
 

@@ -202,7 +202,7 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
         if header and header[0] == "case" and len(header) > 2 and len(header) % 2:
             return _wide_table(path, rows)
     except (ValueError, OverflowError) as error:
-        raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x, y") from None
+        raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x and y") from None
     raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix="give case, point, x and y")
 
 

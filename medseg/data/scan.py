@@ -74,7 +74,7 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
     foreground = sorted(found - {0})
     if not foreground:
         problem = f"the label maps of all {len(cases)} cases are empty: there is nothing to learn"
-        raise BadDataset(problem, path=cases[0].label, fix="check that the masks were exported with their values")
+        raise BadDataset(problem, path=cases[0].label, fix="check that the label files were exported with their values")
     names = ["foreground"] if len(foreground) == 1 else [f"label_{value}" for value in foreground]
     return {"background": 0, **dict(zip(names, foreground, strict=True))}
 

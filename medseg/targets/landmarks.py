@@ -85,7 +85,7 @@ class Landmarks:
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Raises UsageError: points are no probabilities."""
-        raise UsageError("a model of landmarks has no uncertainty map")
+        raise UsageError("a model of landmarks has no uncertainty map", fix="leave uncertainty out")
 
     def swapped(self, pairs: Sequence[Sequence[int]]) -> list[int]:
         """Raises UsageError: landmarks are never mirrored."""

@@ -111,7 +111,7 @@ class NestedClasses(CodedTarget):
         groups = list(self.classes.values())
         if swapped_places(groups, pairs) != list(range(len(groups))):
             raise UsageError(
-                f"mirroring exchanges labels {[list(p) for p in pairs]} of different levels", fix="predict without tta"
+                f"mirroring exchanges labels {[list(p) for p in pairs]} of different levels", fix="predict without tta (tta=false)"
             )
         return [0]
 
