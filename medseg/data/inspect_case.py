@@ -195,9 +195,8 @@ def _or_none(read: Callable[[], Volume | None]) -> Volume | None:
 
 
 def _finding(error: MedsegError, case: Case, path: Path, repair: Repair | None = None) -> Finding:
-    return Finding(
-        "error", error.problem, case.id, path, "medseg check fix=true repairs a copy" if repair else error.fix or "", repair
-    )
+    fix = "medseg check fix=true repairs a copy" if repair else error.fix or ""
+    return Finding("error", error.problem, case.id, path, fix, repair)
 
 
 def _check_grid(case: Case, path: Path, image: Geometry, other: Geometry, report: CaseReport) -> None:
@@ -208,13 +207,17 @@ def _check_grid(case: Case, path: Path, image: Geometry, other: Geometry, report
     refused = image.difference(other) is not None
     repair: Repair | None = "grid" if _is_shift(image, other) else None
     problem = f"is on another grid than {case.images[0].name}: {difference}"
-    fix = "medseg check fix=true gives a copy the image's header" if repair else "export it again, or resample it to the image"
+    again = "export it again, or resample it to the image"
+    fix = "medseg check fix=true gives a copy the image's header" if repair else again
     report.findings.append(Finding("error" if refused else "note", problem, case.id, path, fix, repair))
 
 
 def _is_shift(image: Geometry, other: Geometry) -> bool:
     """Equal shape, spacing and directions, and origins at most a voxel apart: two conventions for one grid."""
-    if image.shape != other.shape or not np.allclose(image.affine[:3, :3], other.affine[:3, :3], rtol=0, atol=1e-3):
+    if image.shape != other.shape:
+        return False
+    turned = np.linalg.solve(image.affine[:3, :3], other.affine[:3, :3]) - np.eye(3)
+    if np.abs(turned).max() > SAME_GRID_VOXELS:
         return False
     return corner_distance(image.affine, other.affine, image.shape) <= LARGEST_SHIFT_VOXELS
 

@@ -89,7 +89,7 @@ class Landmarks:
 
     def swapped(self, pairs: Sequence[Sequence[int]]) -> list[int]:
         """Raises UsageError: landmarks are never mirrored."""
-        raise UsageError("landmarks cannot be mirrored", fix="set tta=false")
+        raise UsageError("landmarks cannot be mirrored", fix="predict without tta (tta=false)")
 
     def model_arguments(self) -> dict[str, Any]:
         """Landmarks per structure, and the edges."""

@@ -26,12 +26,14 @@ from medseg.targets.base import configure_target
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {  # patterns of files -> beginnings of names that others look after
-    ("data/*.py",): ("prepare", "augment", "normalize"),
+    ("data/*.py",): ("prepare", "augment", "normalize", "outputs", "keys"),
     ("targets/*.py",): (),
 }
 
 # What needs knowledge that no program has: what a scan shows, which of two files is right, where data came from.
 FOR_A_PERSON = frozenset((ROOT / "tests/unit/advice_for_a_person.txt").read_text(encoding="utf-8").splitlines())
+
+KEY = re.compile(r"(?<![\w.\"'])([a-z_]+(?:\.[a-z_]+)*)=(?=[\w.])")  # of a setting with a value
 
 Settings = dict[str, Any]
 Change = Callable[[Path], object]
@@ -48,6 +50,7 @@ class Scenario:
         then: settings that the advice says.
         repair: changes of files that it says.
         folder: of the dataset.
+        by: who meets it: a training, which checks as well, or a check alone.
         remark: a check still finds it worth a remark that something is left out or padded.
     """
 
@@ -56,6 +59,7 @@ class Scenario:
     then: Mapping[str, Settings] = field(default_factory=dict)
     repair: Change = lambda root: None
     folder: str = "set"
+    by: Callable[[Path, Mapping[str, Settings]], None] = field(default_factory=lambda: use)
     remark: bool = False
 
 
@@ -93,8 +97,17 @@ def use(root: Path, settings: Mapping[str, Settings]) -> None:
     check_stages(plan)
     if not target.dense:
         check_whole((20, 24), plan.patch_size)
-    found = check_dataset(dataset, split=split, target=settings.get("target"), slices=slices, workers=0, progress=False)
-    for finding in found.findings:
+    check(root, settings)
+
+
+def check(root: Path, settings: Mapping[str, Settings]) -> None:
+    """The first finding of a check."""
+    data = settings.get("data", {})
+    opened = {key: value for key, value in data.items() if key not in SPLIT and key != "slices"}
+    dataset = resolve_dataset({"path": str(root), **opened}, strict=False)
+    split = {SPLIT[key]: value for key, value in data.items() if key in SPLIT}
+    chosen = {"target": settings.get("target"), "slices": data.get("slices")}
+    for finding in check_dataset(dataset, split=split, **chosen, workers=0, progress=False).findings:
         raise Remark(finding.problem, fix=finding.fix)
 
 
@@ -104,9 +117,20 @@ def write(root: Path, **files: object) -> None:
         file.write_text(data if isinstance(data, str) else json.dumps(data))
 
 
-def remove(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).unlink()
+def without(*names: str) -> Change:
+    return lambda root: [(root / name).unlink() for name in names]
+
+
+def cases(first: int, stop: int) -> list[str]:
+    return [f"{part}/c{n}.png" for n in range(first, stop) for part in ("images", "masks")]
+
+
+def masked(number: int, array: np.ndarray) -> Change:
+    return lambda root: picture(root / f"masks/c{number}.png", array)
+
+
+def renamed(old: str, new: str) -> Change:
+    return lambda root: (root / old).rename(root / new)
 
 
 def descriptions(**fields: object) -> Change:
@@ -120,11 +144,13 @@ def nnunet(root: Path, **fields: object) -> None:
     write(root, dataset__json=known | fields)
 
 
-def grown(root: Path, size: int) -> None:
-    for n in range(6):
-        rng = np.random.default_rng(n)
-        picture(root / f"images/c{n}.png", rng.integers(0, 255, (size, size)))
-        picture(root / f"masks/c{n}.png", 255 * np.tri(size, size, -1 + n % 2))
+def grown(size: int) -> Change:
+    def change(root: Path) -> None:
+        for n in range(6):
+            picture(root / f"images/c{n}.png", np.random.default_rng(n).integers(0, 255, (size, size)))
+            picture(root / f"masks/c{n}.png", 255 * np.tri(size, size, -1 + n % 2))
+
+    return change
 
 
 def in_color(root: Path) -> None:
@@ -142,8 +168,8 @@ def ring(points: int = 12, **more: object) -> Change:
     return lambda root: write(root, landmarks__json={"structures": {"ring": points}, **more})
 
 
-def rows(root: Path, *table: str) -> None:
-    write(root, metadata__csv="\n".join(table))
+def table(*rows: str) -> Change:
+    return lambda root: write(root, metadata__csv="\n".join(rows))
 
 
 def both(*changes: Change) -> Change:
@@ -165,21 +191,33 @@ FOLLOWED: dict[str, list[Scenario]] = {
     "set data.folds=*": [Scenario(settings={"data": {"folds": 9}}, then={"data": {"folds": 6}})],
     "add cases, or set data.folds=1 to train on all": [
         Scenario(
-            lambda root: remove(root, *(f"{part}/c{n}.png" for n in range(1, 6) for part in ("images", "masks"))),
+            without(*cases(1, 6)),
             settings={"data": {"folds": 5}},
             then={"data": {"folds": 1}},
         )
     ],
+    "*data.folds=1 to train on all": [
+        Scenario(
+            without(*cases(3, 6)),
+            then={"data": {"folds": folds}},
+            by=check,
+        )
+        for folds in (1, 3)
+    ],
+    "add its mask, or set data.unlabelled=skip": [
+        Scenario(without("masks/c1.png"), then={"data": {"unlabelled": "skip"}}, by=check, remark=True),
+        Scenario(without("masks/c1.png"), repair=masked(1, mask(1)), by=check),
+    ],
     "set data.group_by=, e.g. to site": [
         Scenario(
-            lambda root: rows(root, "case,site", *(f"c{n},s{n % 2}" for n in range(6))),
+            table("case,site", *(f"c{n},s{n % 2}" for n in range(6))),
             settings={"data": {"leave_out": True}},
             then={"data": {"leave_out": True, "group_by": "site"}},
         )
     ],
     "set data.group_by= to that column, or correct the lists or splits_final.json": [
         Scenario(
-            lambda root: rows(root, "case,patient", *(f"c{n},p{n // 2}" for n in range(6))),
+            table("case,patient", *(f"c{n},p{n // 2}" for n in range(6))),
             settings={"data": {"folds": 3}},
             then={"data": {"folds": 3, "group_by": "patient"}},
         )
@@ -188,40 +226,42 @@ FOLLOWED: dict[str, list[Scenario]] = {
         Scenario(
             settings={"data": {"group_by": "site", "folds": 2}},
             then={"data": {"group_by": "site", "folds": 2}},
-            repair=lambda root: rows(root, "case,site", *(f"c{n},s{n % 2}" for n in range(6))),
+            repair=table("case,site", *(f"c{n},s{n % 2}" for n in range(6))),
         )
     ],
     "remove one, or name the patient in metadata.csv and set data.group_by=patient": [
         Scenario(
             lambda root: picture(root / "images/c1.png", np.random.default_rng(0).integers(0, 255, (20, 24))),
             then={"data": {"group_by": "patient", "folds": 3}},
-            repair=lambda root: rows(root, "case,patient", *(f"c{n},p{max(n, 1)}" for n in range(6))),
+            repair=table("case,patient", *(f"c{n},p{max(n, 1)}" for n in range(6))),
             remark=True,  # that they are alike
         )
     ],
     "add the masks, or set data.unlabelled=skip": [
-        Scenario(lambda root: remove(root, "masks/c1.png"), then={"data": {"unlabelled": "skip", "folds": 5}}, remark=True)
+        Scenario(without("masks/c1.png"), then={"data": {"unlabelled": "skip", "folds": 5}}, remark=True)
     ],
     "set data.instances=true (medseg evaluate: instances=true): *": [
-        Scenario(lambda root: (root / "masks").rename(root / "instances"), then={"data": {"instances": True}})
+        Scenario(renamed("masks", "instances"), then={"data": {"instances": True}})
     ],
     "remove instances or mask_threshold: they are for folders of images and masks, and lists": [
         Scenario(nnunet, settings={"data": {"instances": True}}, then={"data": {"instances": False}})
     ],
     "set *: values from * on are foreground; or *": [
         Scenario(smoothed(250), then={"data": {"mask_threshold": 128}}),
-        Scenario(lambda root: picture(root / "masks/c1.png", mask(1) / 255), then={"data": {"mask_threshold": 1}}),
+        Scenario(masked(1, mask(1) / 255), then={"data": {"mask_threshold": 1}}),
     ],
     "state them in dataset.json": [
         Scenario(
-            both(smoothed(250), lambda root: picture(root / "masks/c2.png", mask(2) * 3 / 255)),
+            both(smoothed(250), masked(2, mask(2) * 3 / 255)),
             repair=descriptions(labels={"white": 255, "near": 250, "three": 3}),
         )
     ],
     "write one number per class; if objects are numbered, set data.instances=true to take them as one class": [
         Scenario(
             lambda root: [
-                Image.fromarray((np.arange(480).reshape(20, 24) * 2 + n).astype(np.uint16)).save(root / f"masks/c{n}.png")
+                Image.fromarray((np.arange(480).reshape(20, 24) * 2 + n).astype(np.uint16)).save(
+                    root / f"masks/c{n}.png"
+                )
                 for n in range(6)
             ],
             then={"data": {"instances": True}},
@@ -238,7 +278,7 @@ FOLLOWED: dict[str, list[Scenario]] = {
     ],
     "give a narrower pattern": [Scenario(settings={"data": {"test": "*"}}, then={"data": {"test": "c5"}})],
     "give a pattern as 'site_b_*'": [Scenario(settings={"data": {"test": "x*"}}, then={"data": {"test": "c5*"}})],
-    "give e.g. \"channel_names\": {\"0\": \"CT\"}": [
+    'give e.g. "channel_names": {"0": "CT"}': [
         Scenario(
             lambda root: nnunet(root, channel_names={}),
             repair=descriptions(labels={"background": 0, "a": 255}, channel_names={"0": "x"}, file_ending=".png"),
@@ -272,9 +312,7 @@ FOLLOWED: dict[str, list[Scenario]] = {
         )
     ],
     "name the folders so, or add a dataset.json: *": [
-        Scenario(
-            lambda root: (root / "masks").rename(root / "truth"), repair=lambda root: (root / "truth").rename(root / "gt")
-        )
+        Scenario(renamed("masks", "truth"), repair=renamed("truth", "gt"))
     ],
     "write / between folders": [
         Scenario(
@@ -288,19 +326,21 @@ FOLLOWED: dict[str, list[Scenario]] = {
     ],
     "call one of its columns '*'": [
         Scenario(
-            lambda root: rows(root, "name,site", *(f"c{n},s" for n in range(6))),
-            repair=lambda root: rows(root, "case,site", *(f"c{n},s" for n in range(6))),
+            table("name,site", *(f"c{n},s" for n in range(6))),
+            repair=table("case,site", *(f"c{n},s" for n in range(6))),
         )
     ],
     "put text that holds the separator into quotation marks": [
-        Scenario(lambda root: rows(root, "case,who", "c0,Smith, John"), repair=lambda root: rows(root, "case,who", 'c0,"S, J"'))
+        Scenario(table("case,who", "c0,Smith, John"), repair=table("case,who", 'c0,"S, J"'))
     ],
     "set target.regions={name: [labels], ...}, the outermost first, or target=exclusive": [
         Scenario(two_classes, settings={"target": {"name": "regions"}}, then={"target": REGIONS}),
         Scenario(two_classes, settings={"target": {"name": "regions"}}, then={"target": {"name": "exclusive"}}),
     ],
     "set target.levels=[labels], or target.regions={name: [labels], ...}, the outermost first": [
-        Scenario(two_classes, settings={"target": {"name": "nested"}}, then={"target": {"name": "nested", "levels": [1, 2]}}),
+        Scenario(
+            two_classes, settings={"target": {"name": "nested"}}, then={"target": {"name": "nested", "levels": [1, 2]}}
+        ),
         Scenario(two_classes, settings={"target": {"name": "nested"}}, then={"target": {**REGIONS, "name": "nested"}}),
     ],
     "put the outermost first, or use target=regions, which need not be nested": [
@@ -312,15 +352,21 @@ FOLLOWED: dict[str, list[Scenario]] = {
     ],
     "put the regions in order, the outermost first, or set class_order": [
         Scenario(
-            two_classes, settings={"target": {"name": "regions", "regions": {"in": [2], "all": [1, 2]}}}, then={"target": REGIONS}
+            two_classes,
+            settings={"target": {"name": "regions", "regions": {"in": [2], "all": [1, 2]}}},
+            then={"target": REGIONS},
         )
     ],
     "add it to the regions that it is part of": [
-        Scenario(two_classes, settings={"target": {"name": "regions", "regions": {"all": [1]}}}, then={"target": REGIONS})
+        Scenario(
+            two_classes, settings={"target": {"name": "regions", "regions": {"all": [1]}}}, then={"target": REGIONS}
+        )
     ],
     "put landmarks.json beside the images, or set e.g. target.structures='{right lung: 44, left lung: 50}'": [
         Scenario(landmarks, settings={"target": {"name": "landmarks"}}, then={"target": TARGET}),
-        Scenario(landmarks, settings={"target": {"name": "landmarks"}}, then={"target": {"name": "landmarks"}}, repair=ring()),
+        Scenario(
+            landmarks, settings={"target": {"name": "landmarks"}}, then={"target": {"name": "landmarks"}}, repair=ring()
+        ),
     ],
     "add landmarks/CASE.npy, or set target.from_masks=true": [
         Scenario(settings={"target": TARGET}, then={"target": {**TARGET, "from_masks": True}}),
@@ -337,16 +383,19 @@ FOLLOWED: dict[str, list[Scenario]] = {
         Scenario(both(landmarks, lambda root: write(root, landmarks__json={"structures": 3})), repair=ring())
     ],
     'write landmarks.json, e.g. {"structures": {"right lung": 44, "left lung": 50}}': [
-        Scenario(both(landmarks, lambda root: (root / "masks").rename(root / "left")), repair=ring())
+        Scenario(both(landmarks, renamed("masks", "left")), repair=ring())
     ],
     "write e.g. [[0, 1], [1, 2]]": [Scenario(both(landmarks, ring(edges=3)), repair=ring(edges=[[0, 1], [1, 2]]))],
     'write e.g. {"*": 1}': [Scenario(both(landmarks, ring(values=3)), repair=ring(values={"ring": 255}))],
     "give images of 8 voxels or more along an axis, or a smaller plan.spacing": [
-        Scenario(lambda root: grown(root, 7), settings={"data": {"folds": 5}}, then={"plan": {"spacing": [0.5, 0.5]}}, remark=True),
-        Scenario(lambda root: grown(root, 7), repair=lambda root: grown(root, 16)),
+        Scenario(grown(7), settings={"data": {"folds": 5}}, then={"plan": {"spacing": [0.5, 0.5]}}, remark=True),
+        Scenario(grown(7), repair=grown(16)),
     ],
     "make it divisible by * or set plan.strides too": [
-        Scenario(settings={"plan": {"patch_size": [18, 24], "strides": [1, 2, 2]}}, then={"plan": {"patch_size": [16, 24], "strides": [1, 2, 2]}})
+        Scenario(
+            settings={"plan": {"patch_size": [18, 24], "strides": [1, 2, 2]}},
+            then={"plan": {"patch_size": [16, 24], "strides": [1, 2, 2]}},
+        )
     ],
     "train with a larger plan.patch_size, or a coarser plan.spacing": [
         Scenario(
@@ -355,7 +404,7 @@ FOLLOWED: dict[str, list[Scenario]] = {
             then={"target": TARGET, "plan": {"patch_size": [20, 24]}},
         )
     ],
-}  # fmt: skip
+}
 
 
 SKIPPED = "*"  # what an advice fills in
@@ -372,14 +421,10 @@ def collect(root: Path, patterns: Sequence[str], leave_out: Sequence[str] = ()) 
     Returns:
         Texts as in the source; what an f-string fills in is ``*``. Advice that comes from elsewhere is left out.
     """
-    found: dict[str, str] = {}
-    for file in sorted({path for pattern in patterns for path in root.glob(pattern)}):
-        if not file.name.startswith(tuple(leave_out)):
-            tree = ast.parse(file.read_text())
-            named = dict(_assigned(tree))
-            for node in _advising(tree):
-                found |= dict.fromkeys(_texts(node, named), file.name)
-    return found
+    files = sorted({path for pattern in patterns for path in root.glob(pattern)})
+    trees = {file.name: ast.parse(file.read_text()) for file in files if not file.name.startswith(tuple(leave_out))}
+    named = dict(pair for tree in trees.values() for pair in _assigned(tree))
+    return {text: file for file, tree in trees.items() for node in _advising(tree) for text in _texts(node, named)}
 
 
 def _assigned(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
@@ -401,7 +446,9 @@ def _advising(tree: ast.AST) -> Iterator[ast.expr]:
                 values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
                 pairs = zip(names, values, strict=False)
                 yield from (
-                    v for n, v in pairs if isinstance(n, ast.Name) and n.id in ("fix", "stated", "choice", "apart")
+                    v
+                    for n, v in pairs
+                    if isinstance(n, ast.Name) and n.id in ("fix", "stated", "choice", "apart", "again")
                 )
                 yield from (node.value for n in names if isinstance(n, ast.Attribute) and n.attr == "fix")
 
@@ -422,6 +469,23 @@ def _texts(node: ast.expr, named: dict[str, ast.expr]) -> Iterable[str]:
     return []
 
 
+ELSEWHERE = {  # advice -> the test that follows it
+    "medseg check fix=true repairs a copy": "unit/data/test_check.py::test_the_repaired_copy_is_whole_and_clean",
+    "medseg check fix=true gives a copy the image's header": (
+        "unit/data/test_check.py::test_the_repaired_copy_is_whole_and_clean"
+    ),
+    "run medseg check fix=true for a copy with 0 there, or repair the file": (
+        "unit/data/test_check.py::test_the_repaired_copy_is_whole_and_clean"
+    ),
+    "set fix=true too": "unit/data/test_check.py::test_command_writes_json_and_the_copy_beside",
+    "set data=FOLDER or data=*": "unit/data/test_catalogue.py::test_phantoms_are_generated_once",
+    "add it, leave the case out, or set target.from_masks=true": (
+        "unit/training/test_landmarks.py::test_masks_alone_are_enough"
+    ),
+    "predict without tta (tta=false)": "unit/training/test_landmarks.py::test_masks_alone_are_enough",
+}
+
+
 def template(advice: str) -> re.Pattern[str]:
     return re.compile(".+".join(map(re.escape, advice.split("*"))))
 
@@ -439,14 +503,14 @@ def test_advice_that_is_followed_helps(advice: str, number: int, tmp_path: Path)
     root = pictures(tmp_path / scenario.folder)
     scenario.spoil(root)
     with pytest.raises(MedsegError) as refused:
-        use(root, scenario.settings)
+        scenario.by(root, scenario.settings)
     assert template(advice).fullmatch(refused.value.fix or ""), refused.value
     scenario.repair(root)
     if scenario.remark:
         with pytest.raises(Remark):
-            use(root, scenario.then)
+            scenario.by(root, scenario.then)
     else:
-        use(root, scenario.then)
+        scenario.by(root, scenario.then)
 
 
 def advice_of_all() -> dict[str, str]:
@@ -459,11 +523,18 @@ def advice_of_all() -> dict[str, str]:
 
 def test_every_advice_is_followed_or_for_a_person() -> None:
     given = set(advice_of_all())
-    followed = {advice for advice, scenarios in FOLLOWED.items() if scenarios}
+    followed = FOLLOWED.keys() | ELSEWHERE.keys()
     assert given - followed - FOR_A_PERSON == set(), "new advice: add a scenario that follows it"
     assert followed - given == set(), "no error says so any more"
     assert FOR_A_PERSON - given == set(), "no error says so any more"
     assert followed & FOR_A_PERSON == set()
+    assert not [advice for advice in FOR_A_PERSON if KEY.search(advice)], "a setting is advised: follow it"
+
+
+@pytest.mark.parametrize("advice", ELSEWHERE)
+def test_the_test_elsewhere_is_there(advice: str) -> None:
+    file, _, name = ELSEWHERE[advice].partition("::")
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 def known_keys() -> set[str]:
@@ -482,5 +553,5 @@ def known_keys() -> set[str]:
 def test_every_key_that_is_advised_exists() -> None:
     known = known_keys()
     for advice, file in advice_of_all().items():
-        for key in re.findall(r"(?<![\w.\"'])([a-z_]+(?:\.[a-z_]+)*)=", advice):
+        for key in KEY.findall(advice):
             assert key in known, f"{file}: {advice}"
