@@ -134,7 +134,7 @@ def use(source: Path, cache: Path) -> None:
     ids = [case.id for case in dataset.training]
     prepared = prepare(dataset, make_plan(fingerprint), ids, cache_dir=cache, workers=0, progress=False)
     assert prepared.folder.resolve().is_relative_to(cache)
-    assert all((prepared.folder / case / "image.npy").is_file() for case in ids)
+    assert all(prepared.case_folder(case).parent.parent == prepared.folder for case in ids)
     for case in find_cases(source, 1):
         assert (cache / f"{case.id}.png").parent == cache
 
