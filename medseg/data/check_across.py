@@ -107,8 +107,9 @@ def _orphans(dataset: SegmentationDataset) -> Iterator[Finding]:
         orphans = [file for file in image_files(folder) if file not in used]
         for case, files in group_images(orphans, ()).items():
             expected = dataset.training[0].label
-            hint = describe_missing(expected.with_name(f"{case}{file_ending(expected)}"), taken) if expected else ""
-            problem = f"image without a label: it is left out (label {hint})"
+            wanted = expected.with_name(f"{case}{file_ending(expected)}") if expected else None
+            hint = "" if wanted is None or wanted.exists() else f" (label {describe_missing(wanted, taken)})"
+            problem = f"image without a label: it is left out{hint}"
             yield Finding("warning", problem, case, next(iter(files.values())), "add its label, or move it to imagesTs")
 
 

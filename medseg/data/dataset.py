@@ -16,7 +16,7 @@ from medseg.data.description import DatasetDescription, ListedCase, describe, re
 from medseg.data.label_codes import chosen_threshold, parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks
-from medseg.data.layouts import LAYOUTS, Layout, describe_unpaired, find_layout, with_labels
+from medseg.data.layouts import Layout, describe_unpaired, find_layout, with_labels
 from medseg.data.metadata import with_metadata
 from medseg.data.own_split import divide, matching, with_table, with_tables_beside
 from medseg.data.painted import known_layout
@@ -235,8 +235,8 @@ def _layout(root: Path, listed: Path | None, strict: bool) -> Layout:
     if layout is not None:
         return with_tables_beside(layout, listed) if listed else with_table(layout, root)
     inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)
-    fix = f"give {inner}" if inner else f"name the folders so, or add a dataset.json: {LAYOUTS}"
-    raise BadDataset(f"there is no dataset.json, and {describe_unpaired(root)}", path=root, fix=fix)
+    problem, advice = describe_unpaired(root)
+    raise BadDataset(f"there is no dataset.json, and {problem}", path=root, fix=f"give {inner}" if inner else advice)
 
 
 def _dataset(

@@ -136,14 +136,15 @@ def _pairs(root: Path) -> list[Case]:
     return with_labels(group_images(others, masks, suffixed=False), masks, 1) if masks else []
 
 
-def describe_unpaired(root: Path) -> str:
-    """Why a folder is none of images and masks: their names differ, or there are no two such folders."""
+def describe_unpaired(root: Path) -> tuple[str, str]:
+    """Why a folder is none of images and masks (names that differ, or no two such folders), and what helps."""
     images, labels = subfolder(root, IMAGES), subfolder(root, LABELS)
     first = [next(iter(image_files(folder)), None) if folder else None for folder in (images, labels)]
     if images and labels and all(first):
         names = " and ".join(f"{file.parent.name}/{file.name}" for file in first if file)
-        return f"no mask is named as its image, capitals included (there are {names})"
-    return "no folder of images beside one of masks"
+        return f"no mask is named as its image, capitals included (there are {names})", "name images and masks alike"
+    fix = f"name the folders so, or add a dataset.json: {LAYOUTS}"
+    return "no folder of images beside one of masks", fix
 
 
 def subfolder(root: Path | None, names: Sequence[str]) -> Path | None:
