@@ -132,7 +132,7 @@ def _close(text: str, names: Sequence[str]) -> list[str]:
 
 
 def _other_number(a: str, b: str) -> bool:
-    return re.sub(r"\d+", "#", a) == re.sub(r"\d+", "#", b)
+    return re.sub(r"\d", "#", a) == re.sub(r"\d", "#", b)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
