@@ -9,9 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from medseg.settings.base import Settings
 
 COMMANDS = {
     "check": ("medseg.data.check", "check_command", "verify every case of a dataset"),
@@ -28,7 +31,7 @@ COMMANDS = {
 }
 FLAGS = """flags:
   -h, --help          this text, or the keys of a verb
-  -m, --multirun      run once for every combination: model=unet,unetpp seed=0,1,2 (hydra/launcher=slurm: on a cluster)
+  -m, --multirun      run every combination: model=unet,unetpp_nnunet seed=0,1,2 (hydra/launcher=slurm: on a cluster)
   --config-dir DIR    also search DIR for configs (DIR/model/mine.yaml: model=mine)
   --cfg               print the composed config and stop
 """
@@ -37,6 +40,8 @@ FLAGS = """flags:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``medseg`` command; always ends in ``SystemExit``."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        trust_no_folder()
     try:
         code = run(words)
         sys.stdout.flush()
@@ -95,30 +100,57 @@ def run(words: list[str]) -> int:
     if "cfg" in flags:
         print("\n".join(json.dumps(config, indent=2) for config in configs))
         return 0
+    settings = [checked(verb, config) for config in configs]  # all of them, before the first one runs
     if launcher:
         return launch(verb, [job for job, _ in jobs], launcher)
-    return run_jobs(verb, jobs) if jobs else call(verb, configs[0])
+    if not jobs:
+        return call(verb, settings[0])
+    return run_jobs(verb, [job for job, _ in jobs], settings)
 
 
-def run_jobs(verb: str, jobs: Sequence[tuple[list[str], dict[str, Any]]]) -> int:
+def run_jobs(verb: str, jobs: Sequence[list[str]], settings: Sequence[Settings]) -> int:
     """One run after the other; the worst exit code counts."""
     codes = []
-    for number, (words, config) in enumerate(jobs, start=1):
+    for number, (words, one) in enumerate(zip(jobs, settings, strict=True), start=1):
         print(f"medseg: job {number} of {len(jobs)}: {' '.join(words)}", flush=True)
-        codes.append(call(verb, config))
+        codes.append(call(verb, one))
     return max(codes)
 
 
-def call(verb: str, config: dict[str, Any]) -> int:
-    """Import what the user plugs in, then the verb's function, and call it."""
-    sys.path.insert(0, os.getcwd())
-    for plugin in config.get("plugins") or ():
-        try:
-            importlib.import_module(plugin)
-        except ImportError as error:
-            raise UsageError(f"plugins: cannot import '{plugin}' ({error})", fix="check name and folder") from error
+def checked(verb: str, config: dict[str, Any]) -> Settings:
+    """Import what the user plugs in, then the settings, which may name it. Raises UsageError."""
+    from medseg.settings import settings_of
+
+    plugins = config.get("plugins")
+    for plugin in plugins if isinstance(plugins, list) else ():
+        if isinstance(plugin, str):
+            plug_in(plugin)
+    return settings_of(verb, config)
+
+
+def plug_in(name: str) -> None:
+    """Import a module of the user's, from the working folder too, which is searched last. Raises UsageError."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"plugins: cannot import '{name}' ({error})", fix="check name and folder") from error
+
+
+def trust_no_folder() -> None:
+    """Take the working folder, which ``python -m`` searches first, off the path, here and in processes to come.
+
+    Else a file of the user's that is called like a library would be run instead of it.
+    """
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", os.getcwd())]
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def call(verb: str, settings: Settings) -> int:
+    """Import the verb's function and call it."""
     module, function, _ = COMMANDS[verb]
-    return int(getattr(importlib.import_module(module), function)(config) or 0)
+    return int(getattr(importlib.import_module(module), function)(settings.to_config()) or 0)
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:

@@ -104,7 +104,7 @@ def compose_launcher(words: Sequence[str]) -> dict[str, Any]:
         raise UsageError("hydra.launcher has settings but no name", fix="add hydra/launcher=slurm")
     if named[-1] not in known:
         raise UsageError(f"hydra/launcher={named[-1]}: {nearest(named[-1], known)}")
-    settings = _load(f"hydra/launcher/{named[-1]}.yaml")
+    settings = load_config(f"hydra/launcher/{named[-1]}.yaml")
     try:
         given = OverridesParser.create().parse_overrides([word for word in words if _name(word) != "hydra/launcher"])
     except OverrideParseException as error:
@@ -178,7 +178,7 @@ def options(group: str) -> list[str]:
 
 def used_groups(verb: str) -> list[str]:
     """Names of the config groups of a verb."""
-    defaults = _load(f"{verb}.yaml").get("defaults", [])
+    defaults = load_config(f"{verb}.yaml").get("defaults", [])
     return [group for default in defaults if isinstance(default, dict) for group in default]
 
 
@@ -228,11 +228,11 @@ def known_keys(verb: str) -> Iterator[str]:
     for group in used_groups(verb):
         yield group
         for option in options(group) if group != "experiment" else ():
-            yield from dotted(_load(f"{group}/{option}.yaml"), group)
-    yield from (key for key in dotted(_load(f"{verb}.yaml")) if key != "defaults")
+            yield from dotted(load_config(f"{group}/{option}.yaml"), group)
+    yield from (key for key in dotted(load_config(f"{verb}.yaml")) if key != "defaults")
 
 
-def _load(name: str) -> dict[str, Any]:
+def load_config(name: str) -> dict[str, Any]:
     """One of medseg's own config files, as it is."""
     from omegaconf import OmegaConf
 

@@ -102,7 +102,7 @@ def choose_profile(
     Raises:
         UsageError: an unknown device or precision, or one that this machine does not have.
     """
-    chosen = _device(device)
+    chosen = find_device(device)
     if precision != "auto" and precision not in _DTYPES:
         raise UsageError(f"unknown precision '{precision}': {nearest(precision, ['auto', *_DTYPES])}")
     if precision == "fp16" and chosen.type == "cpu":
@@ -117,16 +117,29 @@ def choose_profile(
     return DeviceProfile(chosen, precision, channels_last, compile, torch.get_num_threads(), reason)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name, ``"auto"`` included. Raises UsageError for an unknown one, or one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device '{name}': {nearest(name, ['auto', 'cpu', 'cuda', 'mps'])}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device={name}: this machine has no CUDA device", fix="use device=cpu or device=auto")
+    have = device_count(device.type)
+    if not have:
+        raise UsageError(
+            f"device={name}: this machine has no {device.type.upper()} device", fix="use device=cpu or device=auto"
+        )
+    if (device.index or 0) >= have:
+        raise UsageError(f"device={name}: this machine has {have} {device.type.upper()} device(s), numbered from 0")
     return device
+
+
+def device_count(kind: str) -> int:
+    """Devices of a kind that this machine has: ``"cpu"`` (one), ``"cuda"``, ``"mps"``; 0 of others."""
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    return int(kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()))
 
 
 def _best_precision(device: torch.device) -> tuple[str, str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -108,11 +109,19 @@ class Interrupted(MedsegError):
     exit_code = 143
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, e.g. ``"did you mean 'unetpp'? (known: unet, unetpp)"``."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.4)
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Say which known name was probably meant, e.g. ``"did you mean 'unetpp'? (known: unet, unetpp)"``.
+
+    A slip of the keys, or the beginning of a name, is one; another number is not: case c04 is no c00.
+    """
+    names, text = sorted(str(one) for one in known), str(name)
+    close = [one for one in get_close_matches(text, names, n=3, cutoff=0.6) if not _other_number(text, one)]
+    close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
     return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
+
+
+def _other_number(a: str, b: str) -> bool:
+    return re.sub(r"\d+", "#", a) == re.sub(r"\d+", "#", b)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from pydantic import ValidationError
+
 from medseg.data.augment2d import DISTORTED, KEYPOINTS, Intensity2d, Spatial2d, albumentations
 from medseg.data.augment_settings import Transform
 from medseg.data.plan import NEVER_MIRRORED, Plan
@@ -48,13 +50,23 @@ def listed_steps(transforms: Sequence[Mapping[str, Any]], plan: Plan) -> tuple[T
     return tuple(steps)
 
 
+def check_transform(given: Any) -> dict[str, Any]:
+    """A transform of a config, whose name is in `ALLOWED` and whose arguments albumentations takes.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise UsageError(f"augmentation.transforms has {given!r}", fix="give e.g. {name: HorizontalFlip, p: 0.5}")
+    if given["name"] not in ALLOWED:
+        raise UsageError(f"there is no transform '{given['name']}' to choose: {nearest(given['name'], ALLOWED)}")
+    _build(given)
+    return dict(given)
+
+
 def _build_ready(given: Any, plan: Plan) -> dict[str, Any]:
     """A transform that is known and suits the plan."""
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise UsageError(f"a transform is {given!r}", fix="give e.g. {name: HorizontalFlip, p: 0.5}")
-    name = given["name"]
-    if name not in ALLOWED:
-        raise UsageError(f"there is no transform '{name}' to choose: {nearest(name, ALLOWED)}")
+    name = check_transform(given)["name"]
     reason = plan.reasons.get("mirror_axes", "")
     if name in FLIPPING and NEVER_MIRRORED in reason:
         raise UsageError(f"{name} would mirror the images, and {reason}", fix="use augmentation=landmarks or light")
@@ -82,6 +94,10 @@ def _build(given: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # so albumentations tells of an argument that it does not know
             return getattr(albumentations, given["name"])(**arguments)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        argument = ".".join(map(str, fault["loc"]))
+        raise UsageError(f"transform {given['name']}: {argument} is {fault['input']!r}: {fault['msg']}") from None
     except (UserWarning, TypeError, ValueError) as error:
         raise UsageError(f"transform {given['name']}: {' '.join(str(error).split())}") from None
 

@@ -22,6 +22,7 @@ from medseg.io import load_model, model_fingerprint, save_adapter, write_json
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
+from medseg.settings.training_verbs import AdaptSettings
 from medseg.targets import build_target
 from medseg.training.adapt_checks import check_request, check_resumed, check_site
 from medseg.training.callbacks import Validation
@@ -56,6 +57,7 @@ def adapt(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings, labels or channels other than the model's.
     """
+    cfg = AdaptSettings.of(cfg).to_config()
     method, base = cfg["method"], Path(cfg["model"]).resolve()
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")

@@ -19,6 +19,7 @@ from medseg.inference.memory import activation_bytes
 from medseg.io import load_checkpoint, save_model, write_json
 from medseg.models import create_model
 from medseg.models.slices import with_slices, without_slices
+from medseg.settings.training_verbs import TrainSettings
 from medseg.targets import Target
 from medseg.training.callbacks import Checkpoints, Validation
 from medseg.training.loader import TrainingData
@@ -65,6 +66,7 @@ def fit(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
+    cfg = TrainSettings.of(cfg).to_config()
     run = RunFolder(cfg["run_dir"])
     with run.lock():
         write_json(run.config, dict(cfg))

@@ -21,6 +21,7 @@ from medseg.errors import UsageError
 from medseg.io import write_json
 from medseg.losses.barlow_twins import barlow_twins_loss
 from medseg.models import create_model
+from medseg.settings.training_verbs import PretrainSettings
 from medseg.training.fitting import plan_training, train
 from medseg.training.loader import TrainingData, choose_loader_workers
 from medseg.training.pretrained import encoder_of, save_pretrained
@@ -51,6 +52,7 @@ def pretrain(cfg: Config) -> Path:
     Raises:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
+    cfg = PretrainSettings.of(cfg).to_config()
     run = RunFolder(cfg["run_dir"])
     with run.lock():
         checkpoint = run.newest_checkpoint(cfg["resume"])

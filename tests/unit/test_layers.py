@@ -15,6 +15,7 @@ LAYERS = (
     {"compose"},
     {"evaluate_model"},
     {"training"},
+    {"settings"},
     {"inference"},
     {"evaluation"},
     {"data"},
