@@ -26,7 +26,7 @@ from typing import Any
 import _stand_ins
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 220  # for all checks together
+SECONDS = 220.0  # for all checks together, so that they end before gpu_check.sh ends them
 COLUMNS = (
     "s per step", "fp32 time / this", "loss off by", "last loss", "MiB", "s", "s on the CPU",
     "voxels with the same label", "windows in the end",
@@ -62,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--patch", type=int, default=64, help="voxels per axis of a training patch")
     parser.add_argument("--width", type=int, default=32, help="channels of the networks' first level")
     parser.add_argument("--steps", type=int, default=12, help="training steps per row")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all checks together")
     parser.add_argument("--only", nargs="+", default=[""], help="checks whose names hold one of these words")
     return parser.parse_args()
 
@@ -81,7 +82,7 @@ def make_importable() -> _stand_ins.StandIns:
 
 def rows(options: argparse.Namespace) -> Any:
     """(name, row) of each check; one that fails, or that the time does not suffice for, is a row as any other."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + options.seconds
     try:
         import _gpu_checks
         import torch
@@ -168,7 +169,7 @@ def write(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _too_long(*_: Any) -> None:
-    raise TimeoutError(f"all checks together took more than {SECONDS} s")
+    raise TimeoutError("the time for all checks together is over")
 
 
 if __name__ == "__mp_main__":  # a process of the check with two GPUs
