@@ -74,9 +74,7 @@ class MultiDilatedDenseBlock(nn.Module):
                 )
             )
             width = inputs if pre_activation else outputs if norm_before_sum else growth
-            self.acts.append(
-                nn.Sequential(*make_norm_act(norm, activation, spatial_dims, width), nn.Dropout(dropout))
-            )
+            self.acts.append(nn.Sequential(*make_norm_act(norm, activation, spatial_dims, width), nn.Dropout(dropout)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *S) -> (B, layers * growth, *S), the layers' outputs in order."""

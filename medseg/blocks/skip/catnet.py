@@ -30,8 +30,9 @@ class DenseFeaturePyramid(PyramidOperation):
     Per stack, with inputs L_i: T_i = f_i(relu(L_i + sum over coarser j of softmax(a_i)_j up(L_j))), then B_i =
     g_i(relu(L_i + T_i + sum over finer j of softmax(b_i)_j maxpool(T_j))); f and g are 1x1 to C/2, 3x3, 1x1 to C, each
     normalised, and so are the laterals, 1x1 convolutions that bring each level to C channels (in the official
-    configurations, with synchronised batch normalisation; here `norm`). The weights a and b start equal, are shared by the stacks, and are absent where there is one source: 18
-    with five levels. Ours: a 1x1 convolution brings the result back to each level's channels.
+    configurations, with synchronised batch normalisation; here `norm`). The weights a and b start equal, are shared by
+    the stacks, and are absent where there is one source: 18 with five levels. Ours: a 1x1 convolution brings the
+    result back to each level's channels.
 
     Args:
         spatial_dims: 2 or 3.
