@@ -71,7 +71,7 @@ def test_without_a_gpu_it_says_so_and_ends_well(tmp_path: Path) -> None:
 
 def test_on_a_bare_machine_every_check_is_a_row_and_both_files_are_written(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--patch", "16", "--width", "2", "--steps", "2", "--output", str(tmp_path)]
-    words += ["--seconds", "100000", "--only", "unet fp", "predict", "two", "memory"]
+    words += ["--seconds", "100000", "--only", "unet fp", "predict", "two", "out"]
     done = subprocess.run(
         [sys.executable, "-c", BARE, str(SCRIPTS), *words], capture_output=True, text=True, check=False, cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
