@@ -31,7 +31,7 @@ COMMANDS = {
 }
 FLAGS = """flags:
   -h, --help          this text, or the keys of a verb
-  -m, --multirun      run once for every combination: model=unet,unetpp seed=0,1,2 (hydra/launcher=slurm: on a cluster)
+  -m, --multirun      run every combination: model=unet,unetpp_nnunet seed=0,1,2 (hydra/launcher=slurm: on a cluster)
   --config-dir DIR    also search DIR for configs (DIR/model/mine.yaml: model=mine)
   --cfg               print the composed config and stop
 """

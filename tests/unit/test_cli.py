@@ -139,7 +139,7 @@ def test_multirun_runs_every_combination(monkeypatch, capsys):
         main(["train", "-m", "model=unet,unetpp", "seed=0,1", "run_dir=/tmp/sweep"])
     assert stop.value.code == 0
     assert [(c["model"]["name"], c["seed"]) for c in seen] == [
-        ("unet", 0), ("unet", 1), ("unetpp_nnunet", 0), ("unetpp_nnunet", 1)
+        ("unet", 0), ("unet", 1), ("unetpp", 0), ("unetpp", 1)
     ]  # fmt: skip
     assert [c["run_dir"] for c in seen] == [f"/tmp/sweep/{i}" for i in range(4)]
 
