@@ -115,8 +115,9 @@ def nearest(name: object, known: Iterable[object]) -> str:
     A slip of the keys, or the beginning of a name, is one; another number is not: case c04 is no c00.
     """
     names, text = sorted(str(one) for one in known), str(name)
-    close = [one for one in get_close_matches(text, names, n=3, cutoff=0.6) if not _other_number(text, one)]
+    close = get_close_matches(text, names, n=3, cutoff=0.6)
     close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
+    close = [one for one in close if not _other_number(text, one)]
     return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
 
 

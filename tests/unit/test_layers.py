@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "medseg"
 LAYERS = (
     {"cli"},
-    {"launch", "sweep"},
+    {"help", "launch", "sweep"},
     {"compose"},
     {"evaluate_model"},
     {"training"},
