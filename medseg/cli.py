@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError, UsageError, nearest
+from medseg.termination import Terminated, sigterm_raises
 
 if TYPE_CHECKING:
     from medseg.settings.base import Settings
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         trust_no_folder()
     try:
-        code = run(words)
+        with sigterm_raises():
+            code = run(words)
         sys.stdout.flush()
         sys.exit(code)
     except MedsegError as error:
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("medseg: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print("medseg: terminated by SIGTERM", file=sys.stderr)
+        sys.exit(143)
     except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -100,7 +104,9 @@ def run(words: list[str]) -> int:
     jobs = sweep(verb, overrides, config_dir) if "multirun" in flags else []
     configs = [config for _, config in jobs] or [compose(verb, overrides, config_dir)]
     if "cfg" in flags:
-        print("\n".join(json.dumps(config, indent=2) for config in configs))
+        from medseg.io import to_json
+
+        print("".join(map(to_json, configs)), end="")
         return 0
     settings = [checked(verb, config) for config in configs]  # all of them, before the first one runs
     if launcher:

@@ -7,6 +7,7 @@ CUDA: bf16 (or fp16) autocast, channels-last. CPU: bf16 autocast where the proce
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from medseg.errors import UsageError, nearest
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+# What ONEDNN_MAX_CPU_ISA may name that has no bf16 arithmetic: oneDNN then imitates it, many times slower.
+_ISA_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+PRECISION_VARIABLE = "MEDSEG_PRECISION"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def choose_profile(
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        precision: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"`` (fp16 needs a GPU).
+        precision: ``"auto"``, ``"fp32"``, ``"bf16"``, ``"fp16"`` (fp16 needs a GPU). What ``"auto"`` means is set for
+            a whole process by the environment variable ``MEDSEG_PRECISION``, e.g. for equal numbers on unequal nodes.
         channels_last: memory format of weights and patches.
         compile: use ``torch.compile``.
         threads: CPU threads; None keeps torch's number.
@@ -103,11 +108,14 @@ def choose_profile(
         UsageError: an unknown device or precision, or one that this machine does not have.
     """
     chosen = find_device(device)
+    reason, source = "as asked", ""
+    if precision == "auto" and os.environ.get(PRECISION_VARIABLE):
+        precision, reason = os.environ[PRECISION_VARIABLE], f"as {PRECISION_VARIABLE} says"
+        source = f"{PRECISION_VARIABLE}: "
     if precision != "auto" and precision not in _DTYPES:
-        raise UsageError(f"unknown precision '{precision}': {nearest(precision, ['auto', *_DTYPES])}")
+        raise UsageError(f"{source}unknown precision '{precision}': {nearest(precision, ['auto', *_DTYPES])}")
     if precision == "fp16" and chosen.type == "cpu":
-        raise UsageError("precision=fp16 needs a GPU", fix="use precision=bf16 or fp32")
-    reason = "as asked"
+        raise UsageError(f"{source}precision=fp16 needs a GPU", fix="use precision=bf16 or fp32")
     if precision == "auto":
         precision, reason = _best_precision(chosen)
     if threads:
@@ -148,6 +156,9 @@ def _best_precision(device: torch.device) -> tuple[str, str]:
         return ("bf16", "the GPU has bf16") if bf16 else ("fp16", "the GPU has no bf16")
     if device.type != "cpu":
         return "fp32", f"{device.type} runs in fp32"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    if limit in _ISA_WITHOUT_BF16:
+        return "fp32", f"oneDNN is held to {limit}, which has no bf16"
     have = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
     return ("bf16", f"the CPU has {have[0]}") if have else ("fp32", "the CPU has no bf16 instructions")
 

@@ -115,10 +115,21 @@ def nearest(name: object, known: Iterable[object]) -> str:
     A slip of the keys, or the beginning of a name, is one; another number is not: case c04 is no c00.
     """
     names, text = sorted(str(one) for one in known), str(name)
+    close = _close(text, names)
+    return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Say which id was probably meant, else how ids look: those of a dataset are too many to list."""
+    ids = sorted(known)
+    close = _close(name, ids)
+    return f"did you mean '{close[0]}'?" if close else f"ids are like {', '.join(ids[:3])}"
+
+
+def _close(text: str, names: Sequence[str]) -> list[str]:
     close = get_close_matches(text, names, n=3, cutoff=0.6)
     close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
-    close = [one for one in close if not _other_number(text, one)]
-    return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
+    return [one for one in close if not _other_number(text, one)]
 
 
 def _other_number(a: str, b: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medseg.blocks.norm import activation_slope, make_norm_act
+from medseg.blocks.norm import make_norm_act
 
 CONVS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -83,13 +83,3 @@ def double_conv(
     """Two `ConvNormAct` with these layers, the first with `stride`."""
     first = ConvNormAct(spatial_dims, in_channels, out_channels, stride=stride, **layers)
     return nn.Sequential(first, ConvNormAct(spatial_dims, out_channels, out_channels, **layers))
-
-
-def initialise(model: nn.Module, activation: str) -> None:
-    """He-normal weights for the activation's slope (fan-in) and zero biases in every convolution of `model`."""
-    slope = activation_slope(activation)
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            nn.init.kaiming_normal_(module.weight, a=slope)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import double_conv, initialise
+from medseg.blocks.conv import double_conv
+from medseg.blocks.initialization import he_normal
 from medseg.blocks.vovnet import vovnet_encoder
 from medseg.errors import InputRefused, UsageError, nearest
 
@@ -44,7 +45,7 @@ class NamedEncoder(nn.Module):
         # timm says so; sizes cannot, as height and channels may be equal.
         self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.stem = double_conv(spatial_dims, in_channels, base_channels, layers)
-        initialise(self.stem, layers["activation"])
+        he_normal(self.stem, layers["activation"])
         self.channels = [base_channels, *channels]
         steps = [b // a for a, b in zip((1, *reductions), reductions, strict=False)]
         self.strides = tuple((step,) * spatial_dims for step in (1, *steps))

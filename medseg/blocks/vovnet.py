@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise
+from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv
+from medseg.blocks.initialization import he_normal
 from medseg.errors import UsageError, nearest
 
 
@@ -142,7 +143,7 @@ class VoVNet(nn.Module):
                 )
                 previous = out
             self.stages.append(stage)
-        initialise(self, "relu")
+        he_normal(self, "relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """image (B, in_channels, *S), S multiples of 32 -> five features, finest first, (B, C_i, *S / reduction_i)."""

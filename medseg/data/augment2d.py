@@ -86,7 +86,8 @@ class Intensity2d(_Seeded):
         """The image within its old range, the label untouched."""
         image = sample["image"]
         low = image.amin()
-        extent = (image.amax() - low).clamp_min(1e-6)
+        extent = image.amax() - low
+        extent = extent.where(extent > 0, 1.0)
         changed = self.seeded(params)(image=_channels_last((image - low) / extent))["image"]
         return {**sample, "image": _channels_first(changed) * extent + low}
 

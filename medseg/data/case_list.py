@@ -11,6 +11,7 @@ from medseg.data.layouts import SIDE_NAMES, Layout, Side
 from medseg.data.metadata import CASE_COLUMNS, IMAGE_COLUMN, LABEL_COLUMNS, SPLIT_COLUMN, read_rows
 from medseg.errors import BadDataset, nearest
 from medseg.io import KNOWN_ENDINGS
+from medseg.io.names import plain_name, same_name
 
 LIST_ENDINGS = (".csv", ".tsv")
 
@@ -65,6 +66,4 @@ def _case(row: Mapping[str, str], images: list[str], label: str, path: Path, lin
     files = tuple(inside(path.parent, row[name], path) for name in images)
     mask = inside(path.parent, row[label], path) if row[label] else None
     name = next((row[column] for column in CASE_COLUMNS if row.get(column)), None) or stem(files[0])
-    if name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise BadDataset(f"line {line}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
-    return Case(name, files, mask, dict(row))
+    return Case(plain_name(same_name(name), f"line {line}: case", path=path), files, mask, dict(row))

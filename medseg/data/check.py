@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,11 @@ from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.findings import Finding, Findings, ordered
 from medseg.data.inspect_case import CaseInspector, CaseReport
 from medseg.data.landmark_files import LAYOUT
+from medseg.data.outputs import plain_path
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.repair import check_output, repair_dataset
 from medseg.errors import MedsegError, UsageError
+from medseg.io import to_json
 
 SPLIT_KEYS = {
     "folds": "folds",
@@ -55,7 +56,7 @@ def check_dataset(
         UsageError, ResourceError: the copy cannot be written; a worker process died.
     """
     if fix is not None:
-        check_output(dataset, Path(fix).expanduser())
+        check_output(dataset, plain_path(fix))
     cases = (*dataset.training, *dataset.test)
     there = [case for case in cases if all(path.is_file() for path in case.images)]
     outcomes = map_cases(
@@ -70,7 +71,7 @@ def check_dataset(
     if fix is None:
         return result
     left_out = repair_dataset(dataset, result.findings, fix)
-    return replace(result, repaired=Path(fix), left_out=tuple(left_out))
+    return replace(result, repaired=plain_path(fix), left_out=tuple(left_out))
 
 
 def check_command(cfg: Mapping[str, Any]) -> int:
@@ -100,7 +101,7 @@ def check_command(cfg: Mapping[str, Any]) -> int:
         progress=not cfg.get("json"),
     )
     if cfg.get("json"):
-        print(json.dumps(findings.to_dict(), indent=1))
+        print(to_json(findings.to_dict()), end="")
     else:
         findings.print()
     return 3 if findings.count("error") else 0

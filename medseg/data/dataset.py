@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.data.case import Case
-from medseg.data.case_files import describe_missing, group_images, image_files, inside, label_files, stem
+from medseg.data.case_files import describe_missing, group_images, image_files, inside, label_files, of_ending, stem
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.color import CHANNELS, checked_color
+from medseg.data.description import DatasetDescription, ListedCase, describe, read_description
 from medseg.data.label_codes import chosen_threshold, parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks
@@ -20,8 +21,9 @@ from medseg.data.metadata import with_metadata
 from medseg.data.own_split import divide, matching, with_table, with_tables_beside
 from medseg.data.painted import known_layout
 from medseg.errors import BadDataset, UsageError, nearest, some
-from medseg.io import file_ending, read_json
+from medseg.io import file_ending
 from medseg.io.endings import IMAGE_ENDINGS
+from medseg.io.names import plain_name, plain_names, same_name
 
 __all__ = ["Case", "SegmentationDataset", "keep_apart", "open_dataset"]
 
@@ -132,12 +134,13 @@ def open_dataset(
     root = root.parent if listed or root.name == "dataset.json" else root
     if not root.is_dir():
         raise BadDataset("there is no such folder", path=root, fix="check the path given as data=")
-    description = _description(root)
-    decathlon = listed is None and isinstance(description.get("training"), list)
-    plain = not decathlon and (listed is not None or not _is_nnunet(root, description))
+    given = read_description(root)
+    decathlon = listed is None and given.get("training") is not None
+    plain = not decathlon and (listed is not None or not _is_nnunet(root, given))
     if threshold is not None and not plain:
         fix = "remove instances or mask_threshold: they are for folders of images and masks, and lists"
         raise UsageError("the labels are what dataset.json says", path=root, fix=fix)
+    description = describe(given, root)
     if decathlon:
         dataset = _open_decathlon(root, description)
     elif plain:
@@ -149,44 +152,35 @@ def open_dataset(
     return dataset
 
 
-def _description(root: Path) -> dict[str, Any]:
-    file = root / "dataset.json"
-    description = read_json(file) if file.exists() else {}
-    if not isinstance(description, dict):
-        raise BadDataset("expected an object with 'labels'", path=file)
-    return description
-
-
 def _is_nnunet(root: Path, description: Mapping[str, Any]) -> bool:
     """A dataset.json that describes imagesTr, or that describes nothing else that is there."""
     if not (root / "dataset.json").exists():
         return False
-    explicit = isinstance(description.get("dataset"), dict) or (root / "imagesTr").is_dir()
+    explicit = description.get("dataset") is not None or (root / "imagesTr").is_dir()
     return explicit or (find_layout(root) is None and not find_landmarks(root).files)
 
 
-def _open_nnunet(root: Path, description: Mapping[str, Any]) -> SegmentationDataset:
-    file, table = root / "dataset.json", parse_labels(description, root / "dataset.json")
-    channels = _channel_names(description.get("channel_names", description.get("modality")), file)
-    explicit = description.get("dataset")
-    if isinstance(explicit, dict):
-        training = [_listed_case(root, entry, file, name) for name, entry in sorted(explicit.items())]
+def _open_nnunet(root: Path, description: DatasetDescription) -> SegmentationDataset:
+    file, table = root / "dataset.json", parse_labels(description.label_fields, root / "dataset.json")
+    channels = _channel_names(description.channel_names or description.modality, file)
+    if description.dataset is not None:
+        training = [_listed_case(root, entry, file, name) for name, entry in sorted(description.dataset.items())]
         test: list[Case] = []
     else:
-        training, test = _cases(root, ("imagesTr", "labelsTr"), len(channels), description.get("file_ending"))
+        training, test = _cases(root, ("imagesTr", "labelsTr"), len(channels), description.file_ending)
     return _dataset(root, description, channels, table, *with_metadata(root, training, test))
 
 
-def _open_decathlon(root: Path, description: Mapping[str, Any]) -> SegmentationDataset:
-    file, table = root / "dataset.json", parse_labels(description, root / "dataset.json")
-    channels = _channel_names(description.get("modality", description.get("channel_names")), file)
-    training = [_listed_case(root, entry, file) for entry in description["training"]]
-    test = [_listed_case(root, entry, file) for entry in description.get("test") or []]
+def _open_decathlon(root: Path, description: DatasetDescription) -> SegmentationDataset:
+    file, table = root / "dataset.json", parse_labels(description.label_fields, root / "dataset.json")
+    channels = _channel_names(description.modality or description.channel_names, file)
+    training = [_listed_case(root, entry, file) for entry in description.training or []]
+    test = [_listed_case(root, entry, file) for entry in description.test or []]
     return _dataset(root, description, channels, table, *with_metadata(root, training, test))
 
 
 def _open_plain(
-    root: Path, description: Mapping[str, Any], listed: Path | None, color: str, threshold: float | None, strict: bool
+    root: Path, description: DatasetDescription, listed: Path | None, color: str, threshold: float | None, strict: bool
 ) -> SegmentationDataset:
     """Folders or a list: what no description says, channels and classes, is found in the files."""
     from medseg.data.scan import scan_channels, scan_labels
@@ -209,16 +203,16 @@ def _open_plain(
     if table is None:
         logger.info("%s states no classes: reading every label map to find them", listed or root)
         table = LabelTable(scan_labels(labelled, strict=strict))
-    color = checked_color(str(description.get("color", color))) if color == "keep" else color
-    if "channel_names" in description:
-        channels = _channel_names(description["channel_names"], root / "dataset.json")
+    color = (description.color or color) if color == "keep" else color
+    if description.channel_names is not None:
+        channels = _channel_names(description.channel_names, root / "dataset.json")
     else:
         channels = CHANNELS[color] if color in CHANNELS else scan_channels(labelled[0])
     dataset = _dataset(root, description, channels, table, cases, [])
     training, test, split = divide(cases, layout.sides)
     return replace(
         dataset,
-        name=str(description.get("name") or (listed.stem if listed else root.resolve().name)),
+        name=_name(description, listed or root),
         training=tuple(training),
         test=tuple(test),
         color=color,
@@ -240,7 +234,7 @@ def _layout(root: Path, listed: Path | None, strict: bool) -> Layout:
 
 def _dataset(
     root: Path,
-    description: Mapping[str, Any],
+    description: DatasetDescription,
     channels: tuple[str, ...],
     table: LabelTable,
     training: Sequence[Case],
@@ -250,7 +244,7 @@ def _dataset(
         raise BadDataset("there is no training image", path=root, fix="put images into imagesTr, labels into labelsTr")
     ending = file_ending(training[0].images[0])
     return SegmentationDataset(
-        name=str(description.get("name") or root.resolve().name),
+        name=_name(description, root),
         root=root,
         channel_names=channels,
         labels=table.labels,
@@ -260,7 +254,7 @@ def _dataset(
         test=tuple(test),
         spatial_dims=2 if ending in IMAGE_ENDINGS else 3,
         file_ending=ending,
-        synthetic=bool(description.get("synthetic", False)),
+        synthetic=bool(description.synthetic),
         regions_class_order=table.regions_class_order,
     )
 
@@ -277,37 +271,44 @@ def _with_landmarks(dataset: SegmentationDataset) -> SegmentationDataset:
     return replace(dataset, training=training, test=test, landmarks=found.layout)
 
 
-def _cases(root: Path, folders: tuple[str, str], channels: int, ending: object) -> tuple[list[Case], list[Case]]:
+def _cases(root: Path, folders: tuple[str, str], channels: int, ending: str | None) -> tuple[list[Case], list[Case]]:
     """Cases of imagesTr with labelsTr, and of imagesTs with labelsTs."""
     files = image_files(root / folders[0])
-    if ending and files and not any(file.name.lower().endswith(str(ending).lower()) for file in files):
+    wanted = [file for file in files if not ending or file.name.lower().endswith(ending.lower())]
+    if files and not wanted:
         found = ", ".join(sorted({file_ending(file) for file in files}))
         problem = f"file_ending is '{ending}', but {folders[0]} holds {found}"
         raise BadDataset(problem, path=root / "dataset.json", fix="correct file_ending")
-    wanted = [file for file in files if not ending or file.name.lower().endswith(str(ending).lower())]
-    labels, test_labels = label_files(root / folders[1]), label_files(root / "labelsTs")
+    labels, test_labels = (label_files(root / folder, ending) for folder in (folders[1], "labelsTs"))
     grouped = group_images(wanted, labels)
     suffixed = any(set(found) != {0} or f"{case}_0000" == stem(found[0]) for case, found in grouped.items())
-    test = group_images(image_files(root / "imagesTs"), test_labels, suffixed=suffixed)
+    test = group_images(of_ending(image_files(root / "imagesTs"), ending), test_labels, suffixed=suffixed)
     return with_labels(grouped, labels, channels), with_labels(test, test_labels, channels)
 
 
-def _listed_case(root: Path, entry: Any, file: Path, name: str | None = None) -> Case:
-    """A case that dataset.json lists: {"image": path, "label": path}, {"images": [...], "label": ...} or a path."""
-    given = entry if isinstance(entry, dict) else {"image": entry}
-    images = given.get("images", given.get("image"))
-    paths = tuple(inside(root, path, file) for path in (images if isinstance(images, list) else [images]))
-    label = inside(root, given["label"], file) if given.get("label") else None
-    return Case(name or stem(paths[0]), paths, label)
+def _listed_case(root: Path, entry: ListedCase, file: Path, name: str | None = None) -> Case:
+    paths = tuple(inside(root, path, file) for path in entry.paths)
+    label = inside(root, entry.label, file) if entry.label else None
+    return Case(stem(paths[0]) if name is None else same_name(name), paths, label)
 
 
-def _channel_names(given: Any, file: Path) -> tuple[str, ...]:
-    if not isinstance(given, dict) or not given or not all(str(key).isdigit() for key in given):
+def _name(description: DatasetDescription, path: Path) -> str:
+    """As dataset.json says, else that of the folder or the list, which must name a folder of the cache."""
+    found = description.name or (path.stem if path.is_file() else path.resolve().name)
+    fix = 'give a short "name" in dataset.json, or rename the folder'
+    said_by = path / "dataset.json" if description.name else path
+    return plain_name(same_name(found), "the dataset's name", path=said_by, fix=fix)
+
+
+def _channel_names(given: Mapping[str, str] | None, file: Path) -> tuple[str, ...]:
+    numbers = {int(key) for key in given or {} if key.isascii() and key.isdigit()}
+    if not given or len(numbers) < len(given):
         raise BadDataset(f"'channel_names' is {given!r}", path=file, fix='give e.g. "channel_names": {"0": "CT"}')
-    return tuple(str(given[key]) for key in sorted(given, key=int))
+    return tuple(given[key] for key in sorted(given, key=int))
 
 
 def _check(dataset: SegmentationDataset, strict: bool) -> None:
+    plain_names((case.id for case in (*dataset.training, *dataset.test)), "case", path=dataset.root)
     ids = [case.id for case in (*dataset.training, *(dataset.test if dataset.list_file or dataset.split else ()))]
     if len(set(ids)) < len(ids):
         twice = next(case for case in ids if ids.count(case) > 1)

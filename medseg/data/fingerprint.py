@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from medseg.data.dataset import Case, SegmentationDataset
-from medseg.data.keys import case_key, digest
+from medseg.data.keys import case_key, digest, require_cache
 from medseg.data.laterality import left_right_axis, side_offsets
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.read_case import read_case_image, read_case_labels
-from medseg.errors import BadDataset, MedsegError
+from medseg.errors import BadDataset, MedsegError, UnreadableFile
 from medseg.io import read_json, to_canonical, write_json
+from medseg.io.atomic import to_json
 
-FINGERPRINT_VERSION = 1  # part of the cache's key: raise it when the facts change
+FINGERPRINT_VERSION = 2  # part of the cache's key: raise it when the facts change
 SAMPLES_PER_CASE = 10_000
 
 
@@ -66,10 +68,14 @@ class Fingerprint:
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
         """Read what ``save`` wrote; `UnreadableFile` if it is damaged."""
-        facts = read_json(path)
-        cases = tuple(_case_from_dict(case) for case in facts.pop("cases"))
-        channels, intensities = tuple(facts.pop("channel_names")), tuple(facts.pop("intensities"))
-        return cls(**facts, channel_names=channels, intensities=intensities, cases=cases)
+        return cls.from_dict(read_json(path))
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Fingerprint:
+        """From what JSON holds of it."""
+        cases = tuple(_case_from_dict(case) for case in facts["cases"])
+        listed = {name: tuple(facts[name]) for name in ("channel_names", "intensities")}
+        return cls(**{**facts, **listed, "cases": cases})
 
 
 def make_fingerprint(
@@ -98,15 +104,34 @@ def make_fingerprint(
         raise BadDataset("there is no training case", path=dataset.root, fix="see medseg check")
     if cache_dir is None:
         return _make(dataset, cases, workers, progress)
-    facts = [FINGERPRINT_VERSION, dataset.labels, dataset.ignore_label, sorted(map(case_key, cases))]
-    facts += [] if dataset.color == "keep" else [dataset.color]
-    path = Path(cache_dir).expanduser() / dataset.name / f"fingerprint-{digest(facts)[:16]}.json"
-    if path.exists():
-        return Fingerprint.load(path)
+    key = _key(dataset, cases)
+    path = Path(cache_dir).expanduser() / dataset.name / f"fingerprint-{key[:16]}.json"
+    cached = _read_cached(path, key)
+    if cached is not None:
+        return cached
+    require_cache(path.parent)
     fingerprint = _make(dataset, cases, workers, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fingerprint.save(path)
+    if _key(dataset, cases) == key:  # else a file changed meanwhile: whose facts these are is not known
+        facts = json.loads(to_json(asdict(fingerprint)))
+        write_json(path, {"key": key, "sha256": digest(facts), "fingerprint": facts})
     return fingerprint
+
+
+def _key(dataset: SegmentationDataset, cases: Sequence[Case]) -> str:
+    """SHA-256 over all that a fingerprint is made from: the state of the files, and what is known of the dataset."""
+    known = [dataset.name, dataset.labels, dataset.ignore_label, list(dataset.channel_names), dataset.spatial_dims]
+    return digest([FINGERPRINT_VERSION, *known, dataset.color, sorted(map(case_key, cases))])
+
+
+def _read_cached(path: Path, key: str) -> Fingerprint | None:
+    """The facts that were kept, if they are there, undamaged and made from these files."""
+    try:
+        kept = read_json(path)
+        if kept["key"] == key and kept["sha256"] == digest(kept["fingerprint"]):
+            return Fingerprint.from_dict(kept["fingerprint"])
+    except (UnreadableFile, KeyError, TypeError):
+        pass
+    return None
 
 
 def _make(

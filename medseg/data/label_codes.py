@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from medseg.data.description import DatasetDescription
 from medseg.data.label_names import IGNORE_NAME, LabelTable, parse_labels
 from medseg.errors import BadDataset, UsageError
 from medseg.io import LabelCoding
@@ -16,7 +16,7 @@ Color = tuple[int, int, int]
 
 
 def parse_masks(
-    description: Mapping[str, Any], file: Path, *, threshold: float | None
+    description: DatasetDescription, file: Path, *, threshold: float | None
 ) -> tuple[LabelTable | None, LabelCoding | None]:
     """The table of classes, None if it has to be found by reading the masks, and how their pixels are coded.
 
@@ -31,13 +31,13 @@ def parse_masks(
         BadDataset: colours that are none, two names for one, colours beside a threshold, a threshold as
             `chosen_threshold` refuses it, or labels as `parse_labels` does.
     """
-    labels = description.get("labels")
-    table = parse_labels({**description, "labels": _with_background(labels)}, file) if labels is not None else None
+    labels = _with_background(description.labels)
+    table = parse_labels({**description.label_fields, "labels": labels}, file) if labels is not None else None
     threshold = _described_threshold(description, file) if threshold is None else threshold
-    if description.get("colors") is not None:
+    if description.colors is not None:
         if threshold is not None:
             raise BadDataset("classes are stated by 'colors' and by a threshold", path=file, fix="keep one of them")
-        return _by_color(description["colors"], table, file)
+        return _by_color(description.colors, table, file)
     if threshold is not None:
         name = next((name for name, value in table.labels.items() if value), None) if table else None
         return LabelTable({BACKGROUND: 0, name or "foreground": 1}), LabelCoding(threshold=threshold)
@@ -64,9 +64,9 @@ def chosen_threshold(instances: bool, mask_threshold: float | None) -> float | N
     return float(mask_threshold)
 
 
-def _described_threshold(description: Mapping[str, Any], file: Path) -> float | None:
+def _described_threshold(description: DatasetDescription, file: Path) -> float | None:
     try:
-        return chosen_threshold(description.get("instances") is True, description.get("mask_threshold"))
+        return chosen_threshold(bool(description.instances), description.mask_threshold)
     except UsageError as error:
         raise BadDataset(error.problem, path=file, fix=error.fix) from None
 

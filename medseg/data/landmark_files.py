@@ -8,7 +8,6 @@ value of the masks, of all structures) may be added.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from medseg.data.metadata import find_separator
+from medseg.data.metadata import read_cells
 from medseg.errors import BadDataset, BadLabels, InputRefused, UnreadableFile, nearest
 from medseg.io import load_array, read_json
+from medseg.io.label_coding import LARGEST_LABEL
+from medseg.io.names import same_name
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
 LAYOUT, TABLE = "landmarks.json", "landmarks.csv"
 MOST = 10_000  # points of a case: a larger number of one is a mistake, and each before it would take memory
-LARGEST = 65535  # label value that a painted mask, a .png, can hold
 OUTSIDE = 0.02  # of the image's width or height: annotators draw along its border, and now and then a little beyond
 
 
@@ -77,15 +77,22 @@ def find_landmarks(root: Path) -> LandmarkFiles:
     """Landmark files of a dataset folder, by case.
 
     Raises:
-        BadDataset: a landmarks.json that is none, or a table without the columns that are needed.
+        BadDataset: a landmarks.json that is none, a table without the columns that are needed, or two files of a case.
     """
     files: dict[str, Path] = {}
     table = root / TABLE
     if table.is_file():
         files |= dict.fromkeys(read_table(table, table.stat().st_mtime_ns), table)
+    own: dict[str, Path] = {}
     for folder in (root / name for name in FOLDERS):
         found = sorted(folder.iterdir()) if folder.is_dir() else []
-        files |= {f.stem: f for f in found if f.suffix in (".npy", ".csv") and not f.name.startswith(".")}
+        for file in found:
+            if file.suffix.lower() in (".npy", ".csv") and not file.name.startswith("."):
+                first = own.setdefault(same_name(file.stem), file)
+                if first != file:
+                    problem = f"{first.name} and {file.name} are both its landmarks"
+                    raise BadDataset(problem, case=file.stem, path=file, fix="remove one")
+    files |= own
     described = [path for path in (root / LAYOUT, *(root / name / LAYOUT for name in FOLDERS)) if path.is_file()]
     return LandmarkFiles(files, read_layout(described[0]) if described else None)
 
@@ -99,10 +106,14 @@ def read_layout(path: Path) -> LandmarkLayout:
     """
     given = read_json(path)
     structures = given.get("structures") if isinstance(given, dict) else None
-    counts_fit = isinstance(structures, dict) and all(_is_integer(n) and n > 0 for n in structures.values())
-    if not structures or not counts_fit:
+    counts_fit = isinstance(structures, dict) and all(_is_integer(n) and 0 < n < MOST for n in structures.values())
+    if not structures or not counts_fit or sum(structures.values()) > MOST or {"", "background"} & structures.keys():
         fix = 'write e.g. {"structures": {"right lung": 44, "left lung": 50}}'
-        raise BadDataset(f"'structures' is {structures!r} (expected name: number of points)", path=path, fix=fix)
+        raise BadDataset(
+            f"'structures' is {structures!r} (expected name: number of points, {MOST} in all at most)",
+            path=path,
+            fix=fix,
+        )
     layout = LandmarkLayout(structures)
     return replace(
         layout, edges=_edges(given.get("edges"), layout, path), values=_values(given.get("values"), layout, path)
@@ -130,13 +141,16 @@ def _values(given: Any, layout: LandmarkLayout, path: Path) -> dict[str, int] | 
     if given is None:
         return None
     names = layout.structures
-    if not isinstance(given, dict) or not all(_is_integer(value) and 0 < value <= LARGEST for value in given.values()):
+    fitting = isinstance(given, dict) and all(_is_integer(n) and 0 < n <= LARGEST_LABEL for n in given.values())
+    if not fitting:
         fix = f'write e.g. {{"{next(iter(names))}": 1}}'
-        expected = f"expected structure: label value above 0, {LARGEST} at most"
+        expected = f"expected structure: label value above 0, {LARGEST_LABEL} at most"
         raise BadDataset(f"'values' is {given!r} ({expected})", path=path, fix=fix)
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
-        raise BadDataset(f"'values' has '{unknown}', which is no structure: {nearest(unknown, names)}", path=path)
+        raise BadDataset(
+            f"'values' has '{unknown}', which is no structure: {nearest(unknown, names)}", path=path, fix="correct it"
+        )
     missing = next((name for name in names if name not in given), None)
     if missing is not None:
         fix = "give every structure one, or leave 'values' out"
@@ -155,16 +169,16 @@ def read_landmarks(path: Path, case: str) -> np.ndarray:
         UnreadableFile: not such a file.
         BadLabels: another shape, or no rows of this case.
     """
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         points = np.asarray(load_array(path, mmap=False))
     else:
         rows = read_table(path, path.stat().st_mtime_ns)
         if case not in rows and list(rows) != [path.stem]:
-            raise BadLabels(f"the table has no case '{case}'", case=case, path=path)
+            raise BadLabels(f"the table has no case '{case}'", case=case, path=path, fix="add its rows")
         points = rows.get(case, next(iter(rows.values())))
     if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "fiu":
         problem = f"holds {points.dtype} of shape {points.shape} (expected numbers (N, 2): x, y)"
-        raise BadLabels(problem, case=case, path=path)
+        raise BadLabels(problem, case=case, path=path, fix="write a row of x and y for each point")
     return points.astype(np.float32)
 
 
@@ -180,21 +194,22 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
         UnreadableFile: cells that are not numbers, or rows that lack some.
         BadDataset: other columns, a point or a case that is given twice, or a point's number below 0 or far too large.
     """
+    header, *rows = read_cells(path) or [[]]
+    header = [name.strip() for name in header]
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = [row for row in csv.reader(file, delimiter=find_separator(path, file)) if row]
         if {"x", "y"} <= set(header):
             return _long_table(path, [dict(zip(header, row, strict=True)) for row in rows])
-        if header[0] == "case" and len(header) > 2 and len(header) % 2:
+        if header and header[0] == "case" and len(header) > 2 and len(header) % 2:
             return _wide_table(path, rows)
-    except (ValueError, UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, OverflowError) as error:
         raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x, y") from None
     raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix="give case, point, x and y")
 
 
 def _wide_table(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     points: dict[str, np.ndarray] = {}
-    for case, *cells in rows:
+    for name, *cells in rows:
+        case = same_name(name.strip())
         if case in points:
             raise BadDataset(f"has case '{case}' twice", path=path, fix="remove one of the rows")
         points[case] = np.array([float(cell or "nan") for cell in cells]).reshape(-1, 2)
@@ -204,9 +219,9 @@ def _wide_table(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, np.ndarr
 def _long_table(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
     points: dict[str, dict[int, tuple[float, float]]] = {}
     for row in rows:
-        case = points.setdefault(row.get("case", path.stem), {})
+        name = same_name(row.get("case", path.stem).strip())
+        case = points.setdefault(name, {})
         number = int(row.get("point", len(case)))
-        name = row.get("case", path.stem)
         if number in case:
             raise BadDataset(f"has point {number} of case '{name}' twice", path=path, fix="remove one of the rows")
         if not 0 <= number < MOST:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.data.case import Case
-from medseg.data.case_files import LABEL_SUFFIX, channel_paths, group_images, image_files, label_files, stem
+from medseg.data.case_files import (
+    LABEL_SUFFIX,
+    channel_paths,
+    group_images,
+    image_files,
+    label_files,
+    labels_by_case,
+    stem,
+)
 from medseg.errors import BadDataset
 
 Side = Literal["train", "val", "test"]
@@ -120,7 +128,9 @@ def _pairs(root: Path) -> list[Case]:
     if images and labels:
         return with_labels_of(images, labels)
     files = image_files(root)
-    masks = {LABEL_SUFFIX.sub("", stem(file)): file for file in files if LABEL_SUFFIX.search(stem(file))}
+    masks = labels_by_case(
+        (LABEL_SUFFIX.sub("", stem(file)), file) for file in files if LABEL_SUFFIX.search(stem(file))
+    )
     others = [file for file in files if file not in masks.values()]
     return with_labels(group_images(others, masks, suffixed=False), masks, 1) if masks else []
 

@@ -6,8 +6,8 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import TextIO
 
 from medseg.data.case import Case
 from medseg.data.case_files import bare
@@ -53,7 +53,8 @@ def read_metadata(root: Path) -> dict[str, dict[str, str]]:
         rows = read_rows(path)
         key = case_column(list(rows[0]) if rows else ())
         if key is None:
-            raise BadDataset(f"no column names the case (known: {', '.join(CASE_COLUMNS)})", path=path)
+            problem = f"no column names the case (known: {', '.join(CASE_COLUMNS)})"
+            raise BadDataset(problem, path=path, fix=f"call one of its columns '{CASE_COLUMNS[0]}'")
         own = {bare(row[key]): row for row in rows}
         if len(own) < len(rows):
             raise BadDataset(f"{len(rows)} rows name only {len(own)} cases", path=path, fix="give each case one row")
@@ -67,27 +68,45 @@ def case_column(columns: Sequence[str]) -> str | None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a table, cells stripped; separated by commas, semicolons or, in .tsv, tabs.
+    """Rows of a table, cells stripped; separated as `read_cells` says.
 
     Columns that medseg knows may be written with capitals.
 
     Raises:
-        BadDataset: not UTF-8 text.
+        BadDataset: as `read_cells`; a column twice, or a row with more cells than columns.
+    """
+    names, *rows = read_cells(path) or [[]]
+    columns = [_column(name) for name in names]
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice:
+        raise BadDataset(f"has the column '{twice}' twice", path=path, fix="remove or rename one of them")
+    for number, row in enumerate(rows, start=2):
+        if any(cell.strip() for cell in row[len(columns) :]):
+            problem = f"row {number} has {len(row)} cells (expected {len(columns)})"
+            raise BadDataset(problem, path=path, fix="put text that holds the separator into quotation marks")
+    return [
+        {name: cell.strip() for name, cell in zip_longest(columns, row[: len(columns)], fillvalue="")} for row in rows
+    ]
+
+
+def read_cells(path: Path) -> list[list[str]]:
+    """The rows of a table that are not empty: separated by tabs in .tsv, else by commas, or by semicolons where the
+    first line has no comma.
+
+    Raises:
+        BadDataset: it cannot be read, or is not UTF-8 text.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=find_separator(path, file))
-            return [{_column(name): (row[name] or "").strip() for name in reader.fieldnames or ()} for row in reader]
+            head = file.readline()
+            file.seek(0)
+            comma = ";" if ";" in head and "," not in head else ","
+            return [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else comma) if row]
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+        raise BadDataset(problem, path=path, fix="check the path and its permissions") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadDataset(f"is not a table in UTF-8: {error}", path=path, fix="export it as CSV (UTF-8)") from None
-
-
-def find_separator(path: Path, file: TextIO) -> str:
-    """What separates the cells of a table: a tab in .tsv, else a semicolon where its first line has no comma."""
-    head = file.readline()
-    file.seek(0)
-    comma = ";" if ";" in head and "," not in head else ","
-    return "\t" if path.suffix.lower() == ".tsv" else comma
 
 
 def _column(name: str) -> str:

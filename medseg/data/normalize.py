@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.errors import UsageError, nearest
 
-SMALLEST_STD = 1e-8
+CONSTANT = float(np.finfo(np.float32).eps)  # of the largest value: what varies less is rounding
 SCHEMES: dict[str, tuple[str, ...]] = {  # name -> the numbers it needs
     "zscore": (),
     "ct": ("lower", "upper", "mean", "std"),
@@ -92,4 +92,6 @@ def _zscore_tissue(channel: np.ndarray, tissue: np.ndarray) -> np.ndarray:
 
 
 def _standardize(values: np.ndarray, shift: float, scale: float) -> np.ndarray:
-    return ((values - shift) / max(scale, SMALLEST_STD)).astype(np.float32)
+    """Where nothing varies, the scale is 1, as in scikit-learn; whatever the unit, so that 1e-10 can be a contrast."""
+    largest = max(abs(shift), float(np.abs(values).max(initial=0)))
+    return ((values - shift) / (scale if scale > CONSTANT * largest else 1.0)).astype(np.float32)

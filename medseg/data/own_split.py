@@ -12,7 +12,9 @@ from medseg.data.case_files import bare
 from medseg.data.case_list import side_of
 from medseg.data.layouts import SIDE_NAMES, Layout, Side
 from medseg.data.metadata import SPLIT_COLUMN, TABLES, find_tables, read_metadata, with_metadata
-from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest, some
+from medseg.errors import BadDataset, UsageError, meant, some
+from medseg.io.names import same_name
+from medseg.io.sidecar import read_text
 
 SPLIT_FIX = "correct the list, or set data.own_split=false"
 
@@ -68,18 +70,15 @@ def read_ids(file: Path, known: Iterable[str] | None) -> list[str]:
         BadDataset: an id that is not known; the nearest is told.
         UnreadableFile: not UTF-8 text.
     """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UnreadableFile(f"is not text: {error}", path=file, fix="save it as UTF-8") from None
+    lines = [same_name(line.strip()) for line in read_text(file).splitlines()]
     there = set(known or ())
     named = (line for line in lines if line and not line.startswith("#"))
     ids = list(dict.fromkeys(line if line in there else bare(line) for line in named))
     unknown = [] if known is None else [case for case in ids if case not in there]
     if unknown:
-        hint = nearest(unknown[0], sorted(there)).partition(" (known")[0]
-        hint = hint if hint.startswith("did") else f"cases are named like {min(there, default='')}"
-        raise BadDataset(f"{some(unknown)} are not in the dataset; {hint}", path=file, fix=SPLIT_FIX)
+        raise BadDataset(
+            f"{some(unknown)} are not in the dataset; {meant(unknown[0], there)}", path=file, fix=SPLIT_FIX
+        )
     return ids
 
 

@@ -28,6 +28,7 @@ MAX_BATCH = 32
 
 ZERO_BACKGROUND = 0.25
 CROP_GAIN = 0.95
+SPACING_DIGITS = 7  # significant ones: as many as headers in single precision hold, be it nm or mm
 
 Choice = tuple[Any, str]
 
@@ -47,7 +48,7 @@ def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> Choice:
     if target[worst] > ANISOTROPY * finest and size[worst] * ANISOTROPY < size[others].min():
         target[worst] = max(float(np.percentile(spacings[:, worst], 10)), finest)
         reason += f"; axis {worst} is over {ANISOTROPY:g} times coarser: 10th percentile there"
-    return tuple(round(float(mm), 6) for mm in target), reason
+    return tuple(float(f"{mm:.{SPACING_DIGITS}g}") for mm in target), reason
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]) -> tuple[int, ...]:
@@ -82,7 +83,7 @@ def fit_patch(median_shape: Sequence[float], spacing: Sequence[float], budget: i
     for _ in range(50):
         edge = (low + high) / 2
         low, high = (edge, high) if math.prod(_box(median, spacing, edge)) <= budget else (low, edge)
-    return tuple(max(1, round(n)) for n in _box(median, spacing, low)), f"equal edges of {low:.0f} mm fill the budget"
+    return tuple(max(1, round(n)) for n in _box(median, spacing, low)), f"equal edges of {low:.3g} mm fill the budget"
 
 
 def _box(median: Sequence[int], spacing: Sequence[float], edge_mm: float) -> list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
-from medseg.data.keys import case_key, digest, user_cache
+from medseg.data.keys import case_key, content_key, digest, require_cache, user_cache
 from medseg.data.landmark_files import LandmarkLayout, read_case_landmarks
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan, make_plan
@@ -27,7 +27,7 @@ from medseg.data.preprocess import (
     restore_probabilities,
 )
 from medseg.data.read_case import read_case_labels
-from medseg.errors import MedsegError, some
+from medseg.errors import InputRefused, MedsegError, some
 from medseg.io import read_channels
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
     "restore_probabilities",
 ]
 
-PREPARE_VERSION = 1  # part of every key: raise it when the code changes what is written
+PREPARE_VERSION = 2  # part of every key: raise it when the code changes what is written
 FOREGROUND_SAMPLES = 2000
 
 
@@ -62,10 +62,11 @@ def prepare(
     progress: bool = True,
     points: int = 0,
 ) -> PreparedDataset:
-    """Preprocess cases into ``cache_dir/<dataset>/<key of the settings>``; cases already there are kept.
+    """Preprocess cases into ``cache_dir/<dataset>/<key>``; cases already there are kept.
 
-    The folder's key covers what the plan does to voxels, a case's key the size and time of its files, so that neither
-    a changed setting nor a changed file reads a stale array. After an interruption only the missing cases are made.
+    The folder's key covers the dataset's place and what the plan does to voxels, a case's key the place, size and times
+    of its files: neither a changed setting, nor a changed file, nor another dataset of the same name reads a stale
+    array, and none is ever written over. After an interruption only the missing cases are made.
 
     Args:
         dataset: where the files are.
@@ -78,12 +79,15 @@ def prepare(
 
     Raises:
         InputRefused: cases that cannot be used; the others are prepared, the first bad one is told in full.
-        ResourceError: a worker died (its case is named) or the disk is full.
+        ResourceError: a worker died (its case is named), the disk is full, or the cache cannot be written.
     """
     base = Path(cache_dir or default_cache_dir()).expanduser()
-    prepared = PreparedDataset(base / dataset.name / settings_key(plan, points), sorted(case_ids))
-    prepared.folder.mkdir(parents=True, exist_ok=True)
-    missing = [case for case in map(dataset.case, prepared.ids) if prepared.key(case.id) != case_key(case)]
+    cases = [dataset.case(id_) for id_ in sorted(case_ids)]
+    folder = base / dataset.name / dataset_key(dataset, plan, points)
+    prepared = PreparedDataset(folder, {case.id: case_key(case) for case in cases})
+    missing = [case for case in cases if not prepared.complete(case.id)]
+    if missing:
+        require_cache(folder)
     layout = dataset.landmarks
     function = partial(_prepare_case, plan=plan, prepared=prepared, points=points, layout=layout)
     count = choose_workers(workers, missing) if missing else 0
@@ -115,6 +119,11 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
     return 0
 
 
+def dataset_key(dataset: SegmentationDataset, plan: Plan, points: int = 0) -> str:
+    """Names the folder of a dataset's prepared cases: 16 hex digits of where it lies and of `settings_key`."""
+    return digest([str(dataset.root.resolve()), settings_key(plan, points)])[:16]
+
+
 def settings_key(plan: Plan, points: int = 0) -> str:
     """First 16 hex digits of the SHA-256 over every setting that changes a prepared array."""
     names: tuple[str, ...] = ("spatial_dims", "labels", "ignore_label", "spacing", "normalization", "crop_nonzero")
@@ -127,9 +136,9 @@ def settings_key(plan: Plan, points: int = 0) -> str:
 def _prepare_case(
     case: Case, *, plan: Plan, prepared: PreparedDataset, points: int, layout: LandmarkLayout | None
 ) -> None:
-    key = case_key(case)  # before reading: a file that changes meanwhile is prepared again next time
-    if prepared.key(case.id) == key:  # another run was faster
+    if prepared.complete(case.id):  # another run was faster
         return
+    content = content_key(case)
     volume = read_channels(case.images, case=case.id)
     known = {0, *plan.labels.values()} | ({plan.ignore_label} if plan.ignore_label is not None else set())
     raw = read_case_labels(case, volume.geometry, known)
@@ -141,7 +150,10 @@ def _prepare_case(
     if points:
         raw_points = read_case_landmarks(case.landmarks, case.id, volume.geometry.shape, points, layout)
         found = preprocess_points(raw_points, done)
-    prepared.write(case.id, key, image, labels, sample_foreground(labels, classes, FOREGROUND_SAMPLES, rng), found)
+    if case_key(case) != prepared.keys[case.id]:
+        problem = "a file of the case changed while it was read"
+        raise InputRefused(problem, case=case.id, path=case.images[0], fix="start again when it is complete")
+    prepared.write(case.id, content, image, labels, sample_foreground(labels, classes, FOREGROUND_SAMPLES, rng), found)
 
 
 def _first(failed: Mapping[str, MedsegError], total: int) -> MedsegError:

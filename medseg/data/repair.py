@@ -18,6 +18,7 @@ from medseg.data.inspect_case import near_integers
 from medseg.data.landmark_files import FOLDERS, LAYOUT
 from medseg.data.landmark_files import TABLE as LANDMARK_TABLE
 from medseg.data.metadata import find_tables, read_rows
+from medseg.data.outputs import identities, identity, plain_path
 from medseg.errors import ResourceError, UsageError
 from medseg.io import Volume, read_geometry, read_json, read_labels, read_volume, write_json, write_labels, write_volume
 
@@ -37,7 +38,7 @@ def repair_dataset(dataset: SegmentationDataset, findings: Sequence[Finding], fo
         UsageError: the folder has content, or is the dataset's own.
         ResourceError: it cannot be written; nothing is left behind.
     """
-    folder = Path(folder).expanduser()
+    folder = plain_path(folder)
     check_output(dataset, folder)
     broken = {f.case for f in findings if f.case and f.severity == "error" and f.repair is None}
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -58,8 +59,9 @@ def repair_dataset(dataset: SegmentationDataset, findings: Sequence[Finding], fo
 
 
 def check_output(dataset: SegmentationDataset, folder: Path) -> None:
-    """Refuse a folder with content or inside the dataset. Raises UsageError."""
-    if folder.resolve().is_relative_to(dataset.root.resolve()):
+    """Refuse a folder with content or inside the dataset, however it is spelled. Raises UsageError."""
+    resolved = plain_path(folder).resolve()
+    if identity(dataset.root) in identities((resolved, *resolved.parents)):
         raise UsageError("lies in the dataset, which is never changed", path=folder, fix="choose another output=")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("exists and is not empty", path=folder, fix="choose another output=, or remove it")

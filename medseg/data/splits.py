@@ -7,13 +7,27 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
+
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.metadata import PATIENT_COLUMNS, TABLES, find_tables
 from medseg.data.own_split import read_ids
-from medseg.errors import BadDataset, UsageError, nearest, some
+from medseg.errors import BadDataset, UsageError, meant, nearest, some
 from medseg.io import read_json, write_json
+from medseg.io.names import same_name
+from medseg.io.schema import validated
 
 Split = dict[str, list[str]]
+FORM = 'a list of {"train": [...], "val": [...]} with ids as text'
+
+
+class Fold(TypedDict):
+    """One fold of a splits_final.json; other keys mean nothing here."""
+
+    train: list[str]
+    val: list[str]
+
 
 logger = logging.getLogger(__name__)
 
@@ -99,18 +113,28 @@ def read_splits(path: Path, ids: Sequence[str] | None) -> list[Split]:
     if path.suffix.lower() == ".txt":
         val = read_ids(path, ids)
         return [{"train": sorted(set(ids or ()) - set(val)), "val": val}]
-    splits = read_json(path)
-    if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= s.keys() for s in splits):
-        raise BadDataset('expected a list of {"train": [...], "val": [...]}', path=path)
+    splits = [_composed(fold) for fold in validated(TypeAdapter(list[Fold]), read_json(path), path, expected=FORM)]
     empty = [number for number, split in enumerate(splits) if not split["train"]]
     if empty or not splits:
-        raise BadDataset(f"folds {empty} have no training cases" if empty else "there is no fold", path=path)
-    named = {str(case) for split in splits for part in ("train", "val") for case in split[part]}
+        problem = f"folds {empty} have no training cases" if empty else "there is no fold"
+        raise BadDataset(problem, path=path, fix="name cases that train in each fold, or remove it")
+    for number, split in enumerate(splits):
+        for part, names in split.items():
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise BadDataset(
+                    f"fold {number} has '{twice}' twice under '{part}'", path=path, fix="remove one of them"
+                )
+    named = {case for split in splits for names in split.values() for case in names}
     unknown = sorted(named - set(ids)) if ids is not None else []
     if unknown and ids is not None:
-        meant = nearest(unknown[0], ids[:50])
-        raise BadDataset(f"{some(unknown)} are not in the dataset; {meant}", path=path, fix="correct or remove it")
-    return [{"train": list(split["train"]), "val": list(split["val"])} for split in splits]
+        problem = f"{some(unknown)} are not in the dataset; {meant(unknown[0], ids)}"
+        raise BadDataset(problem, path=path, fix="correct or remove it")
+    return splits
+
+
+def _composed(fold: Fold) -> Split:
+    return {"train": [same_name(case) for case in fold["train"]], "val": [same_name(case) for case in fold["val"]]}
 
 
 def write_splits(path: str | Path, splits: Sequence[Mapping[str, Sequence[str]]]) -> None:

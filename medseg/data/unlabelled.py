@@ -33,19 +33,18 @@ def is_labelled(root: Path) -> bool:
     return described or find_layout(root) is not None or bool(find_landmarks(root).files)
 
 
-def find_images(root: Path, *, leave_out: Sequence[str] = (), test: str | None = None) -> list[Case]:
+def find_images(root: Path, *, test: str | None = None) -> list[Case]:
     """Every image file at any depth, as a case named after its path; folders of labels and of test images are skipped.
 
     Args:
         root: the folder.
-        leave_out: ids (file names without ending, with or without channel number) that must not be used.
-        test: pattern of further ids that must not be used, e.g. ``"site_b_*"``.
+        test: pattern of ids that must not be used, e.g. ``"site_b_*"``.
 
     Raises:
         BadDataset: fewer than two images are left.
         UsageError: no image matches `test`.
     """
-    cases, held_out = [], set(leave_out)
+    cases = []
     for file in sorted(root.rglob("*")):
         inner = file.relative_to(root)
         hidden = any(part.startswith(".") for part in inner.parts)
@@ -55,9 +54,7 @@ def find_images(root: Path, *, leave_out: Sequence[str] = (), test: str | None =
             or not file.name.lower().endswith(KNOWN_ENDINGS)
         ):
             continue
-        name = inner.as_posix()[: -len(file_ending(file))]
-        if held_out.isdisjoint(source_ids(name)):
-            cases.append(Case(name, (file,)))
+        cases.append(Case(inner.as_posix()[: -len(file_ending(file))], (file,)))
     if test:
         apart = {case.id for case in matching([replace(case, id=case.id.rpartition("/")[2]) for case in cases], test)}
         cases = [case for case in cases if case.id.rpartition("/")[2] not in apart]

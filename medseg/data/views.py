@@ -73,7 +73,7 @@ class ViewDataset(Dataset[Sample]):
     def _view(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Random steps on intensities scaled to 0..1, which albumentations expects; then back and normalised."""
         low, high = image.min(), image.max()
-        extent = max(float(high - low), 1e-6)
+        extent = float(high - low) or 1.0
         scaled = np.ascontiguousarray(((image - low) / extent).transpose(1, 2, 0))
         changed = seeded(self.steps, seed)(image=scaled)["image"]
         changed = changed[..., None] if changed.ndim == 2 else changed

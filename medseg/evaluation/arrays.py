@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from medseg.errors import UsageError, nearest
+from medseg.errors import InputRefused, UsageError, nearest
 from medseg.evaluation.boundary import SURFACES, Surface
 from medseg.evaluation.metrics import METRICS, PARAMETERS, Metric, empty_rule
 from medseg.evaluation.pair import ClassPair, LabelPair
@@ -74,8 +74,18 @@ def evaluate_arrays(
 
 
 def score_class(pair: ClassPair, metrics: Mapping[str, Metric]) -> Scores:
-    """All metrics of one class, sharing one set of boundary distances."""
-    return {name: metric.score(pair) for name, metric in metrics.items()}
+    """All metrics of one class, sharing one set of boundary distances.
+
+    Raises:
+        InputRefused: a metric gives NaN or infinity, which no report could tell from a number that is undefined.
+    """
+    return {name: _finite(name, metric.score(pair)) for name, metric in metrics.items()}
+
+
+def _finite(name: str, value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise InputRefused(f"metric '{name}' is {value} (must be a number)", fix=f"leave '{name}' out of metrics=")
+    return value
 
 
 def build_metrics(names: Sequence[str], empty: Mapping[str, Any] | None = None) -> dict[str, Metric]:

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 
 from medseg.data.label_codes import chosen_threshold
+from medseg.data.outputs import check_outputs, keep_account
 from medseg.errors import BadLabels, PartialFailure, UsageError
 from medseg.evaluation.arrays import Labels
 from medseg.evaluation.evaluator import Evaluator
 from medseg.evaluation.folders import CaseFiles, FolderPair
 from medseg.evaluation.inputs import find_pairs, groups_of, metadata_of
 from medseg.evaluation.intervals import CONFIDENCE
-from medseg.evaluation.landmark_report import report_landmarks
-from medseg.evaluation.report import Report
+from medseg.evaluation.landmark_report import LANDMARK_FILES, report_landmarks
+from medseg.evaluation.report import REPORT_FILES, Report
 from medseg.io import read_labels
+from medseg.termination import Terminated, interrupted
 
+EVALUATION_FILES = (*REPORT_FILES, *LANDMARK_FILES)
 logger = logging.getLogger(__name__)
 
 SETTINGS = (
@@ -67,8 +70,11 @@ def evaluate_folders(
         UsageError: a setting that is not known.
     """
     threshold = chosen_threshold(instances, mask_threshold)
+    if output is not None:
+        output = check_report_folder(output, predictions, references, metadata)
     report = _evaluate(predictions, references, labels, metadata, cluster, stratify, confidence, threshold, settings)
     if output is not None:
+        keep_account(Path(output), EVALUATION_FILES)
         report.save(output)
     for line in report.remarks():
         logger.warning(line)
@@ -92,17 +98,38 @@ def evaluate_command(cfg: Mapping[str, Any]) -> int:
     if cfg.get("references") is None and predictions.suffix.lower() != ".csv":
         raise UsageError("references is not set", fix="give references=FOLDER, or predictions=PAIRS.csv")
     output = Path(cfg.get("output") or (predictions if predictions.is_dir() else predictions.parent) / "evaluation")
+    output = check_report_folder(output, predictions, cfg.get("references"), cfg.get("metadata"))
     settings = {key: cfg[key] for key in SETTINGS if cfg.get(key) is not None}
     grouping = {key: settings.pop(key, None) for key in ("labels", "metadata", "cluster", "stratify")}
     confidence = settings.pop("confidence", CONFIDENCE)
     threshold = chosen_threshold(settings.pop("instances", False), settings.pop("mask_threshold", None))
     choices = {"confidence": confidence, "threshold": threshold, "settings": settings}
-    report = _evaluate(predictions, cfg.get("references"), **grouping, **choices)
+    try:
+        report = _evaluate(predictions, cfg.get("references"), **grouping, **choices)
+    except (Terminated, KeyboardInterrupt) as stop:
+        problem = "stopped before all cases were measured"
+        raise interrupted(stop, problem, fix="run it again", written=f"No report was written to {output}.") from None
+    keep_account(output, EVALUATION_FILES)
     report.save(output)
     report.print()
     report_landmarks(report, output)
     print(f"Report: {output / 'report.html'}")
     return PartialFailure.exit_code if report.skipped or report.missing else 0
+
+
+def check_report_folder(output: str | Path, *read: str | Path | None) -> Path:
+    """The folder of a report. It may be that of the predictions, beside which a report has its own names.
+
+    Args:
+        output: as given.
+        read: predictions first, then what else is read.
+
+    Raises:
+        UsageError, ResourceError: as `medseg.data.outputs.check_outputs`.
+    """
+    predictions, *others = read
+    single = None if predictions is None or Path(predictions).is_dir() else predictions
+    return check_outputs(output, EVALUATION_FILES, [single, *others])
 
 
 def _evaluate(

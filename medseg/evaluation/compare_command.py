@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.data.outputs import check_outputs, keep_account
 from medseg.errors import BadDataset, UsageError
 from medseg.evaluation.comparison import Comparison, compare
 from medseg.evaluation.figures import BLUE, GREY, RED, to_png
@@ -17,6 +18,8 @@ from medseg.io import atomic_path, write_json, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+COMPARISON_FILES = ("comparison.json", "comparison.csv", "comparison.png")
+
 
 def compare_command(cfg: Mapping[str, Any]) -> int:
     """Compare evaluations, print the table and write comparison.json, comparison.csv and comparison.png.
@@ -26,16 +29,18 @@ def compare_command(cfg: Mapping[str, Any]) -> int:
             their cases.csv; ``metrics``, ``metadata`` (CSV), ``cluster``, ``confidence``, ``output``.
 
     Raises:
-        MedsegError: as `compare`; a folder that holds no evaluation.
+        MedsegError: as `compare`; a folder that holds no evaluation; an output as `check_outputs` refuses it.
     """
-    methods = {name: read_cases(path) for name, path in _paths(cfg).items()}
+    paths = _paths(cfg)
+    output = check_outputs(cfg["output"], COMPARISON_FILES, [*paths.values(), cfg.get("metadata")])
+    methods = {name: read_cases(path) for name, path in paths.items()}
     metadata = None if cfg.get("metadata") is None else read_table(cfg["metadata"])
     if cfg.get("cluster") and metadata is None:
         raise UsageError(f"cluster={cfg['cluster']} is a column of a table", fix="give metadata=FILE.csv")
     metrics = [cfg["metrics"]] if isinstance(cfg["metrics"], str) else list(cfg["metrics"])
     found = compare(methods, metrics, metadata=metadata, cluster=cfg["cluster"], confidence=cfg["confidence"])
     rankings = {metric: [rank(methods, metric, scheme=scheme) for scheme in SCHEMES] for metric in metrics}
-    output = Path(cfg["output"])
+    keep_account(output, COMPARISON_FILES)
     save(found, rankings, output)
     report(found, rankings)
     print(f"Comparison: {output / 'comparison.json'}, picture {output / 'comparison.png'}")
@@ -72,9 +77,10 @@ def save(found: Comparison, rankings: Mapping[str, Sequence[Ranking]], output: P
             "holm": "permutation p corrected by Holm over the classes and pairs of a metric",
         },
     }
-    write_json(output / "comparison.json", content)
-    write_text(output / "comparison.csv", found.frame.to_csv(index=False, lineterminator="\n"))
-    with atomic_path(output / "comparison.png") as temporary:
+    facts, table, picture = (output / name for name in COMPARISON_FILES)
+    write_json(facts, content)
+    write_text(table, found.frame.to_csv(index=False, lineterminator="\n"))
+    with atomic_path(picture) as temporary:
         temporary.write_bytes(draw_differences(found))
 
 

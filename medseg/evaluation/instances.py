@@ -27,6 +27,7 @@ class InstanceMetric(Metric):
     """
 
     base: ClassVar[str]
+    version = 2  # components of 2D images of odd width were wrong
     formula: ClassVar[str]
 
     def __init__(self, percent: float = DEFAULT_PERCENT) -> None:

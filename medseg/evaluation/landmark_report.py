@@ -22,6 +22,7 @@ SHOWN = {
     "mean_radial_error": "(mm)",
     "success_rate_2mm": "within 2 mm",
 }
+LANDMARK_FILES = ("landmarks.csv", "landmark_scores.json")
 IN_PIXELS = ("mse", "mean_radial_error_px")
 
 
@@ -62,8 +63,9 @@ def report_landmarks(report: Report, output: str | Path) -> dict[str, LandmarkSc
         rows_first = report.settings.spacing(read_geometry(case.reference, case=case.id))
         scores[case.id] = evaluate_landmarks(prediction, reference, spacing=rows_first[::-1], structures=structures)
     means = _means(list(scores.values()))
-    write_text(Path(output) / "landmarks.csv", _table(scores))
-    write_json(Path(output) / "landmark_scores.json", {"cases": len(scores), "mean": means})
+    table, summary = (Path(output) / name for name in LANDMARK_FILES)
+    write_text(table, _table(scores))
+    write_json(summary, {"cases": len(scores), "mean": means})
     _print(means, len(scores), [key for key in SHOWN if key in IN_PIXELS or not report.in_pixels])
     return means
 

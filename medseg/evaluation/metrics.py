@@ -35,6 +35,7 @@ class Metric(ABC):
         best: value of a perfect prediction; None for a quantity.
         worst: value of a missed or invented class; "diagonal" is the image's diagonal in mm; None for a quantity.
         definition: one sentence for the report.
+        version: of the definition; numbers of two versions are not comparable.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Metric(ABC):
     best: ClassVar[float | None] = 1.0
     worst: ClassVar[float | Literal["diagonal"] | None] = 0.0
     definition: str
+    version: ClassVar[int] = 1
 
     empty: Mapping[Situation, Verdict] = EMPTY
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+REPORT_FILES = (  # cases.parquet where pyarrow is installed
+    *("summary.json", "cases.csv", "cases.parquet", "report.md", "table.tex", OVERLAY, "report.html"),
+)
 HEADLINE = ("dice", "iou", "hausdorff_distance_95", "nsd")
 
 

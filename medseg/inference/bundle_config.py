@@ -116,7 +116,8 @@ def _normalization(plan: Plan) -> Iterator[Config]:
 
 _TISSUE = (
     "$lambda x: torch.where((x != 0).any(0), (x - x[:, (x != 0).any(0)].mean(1).view(-1, 1, 1, 1))"
-    " / x[:, (x != 0).any(0)].std(1, correction=0).clamp(min=1e-8).view(-1, 1, 1, 1), 0.0)"
+    " / (lambda v, s: s.where(s > 2**-23 * v.abs().amax(1), 1.0))(x[:, (x != 0).any(0)],"
+    " x[:, (x != 0).any(0)].std(1, correction=0)).view(-1, 1, 1, 1), 0.0)"
 )
 
 

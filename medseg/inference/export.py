@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg.data.outputs import check_outputs, keep_account, plain_path
 from medseg.device import choose_profile
-from medseg.errors import UsageError, nearest
-from medseg.inference.export_bundle import write_bundle
+from medseg.errors import MedsegError, UsageError, nearest, some
+from medseg.inference.export_bundle import BUNDLE_FILES, write_bundle
 from medseg.inference.member import Member, load_adapted, load_member, model_folders
 from medseg.inference.onnx_network import OnnxNetwork
 from medseg.io import holds_onnx, save_onnx
+from medseg.io.onnx_folder import ONNX_FILES
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the largest logit, and of 1 where they are smaller
@@ -39,18 +41,27 @@ def export_model(model: str | Path, output: str | Path, format: str = "onnx") ->
         The folders that were written.
 
     Raises:
-        UsageError: an unknown format, a model that is exported already or cannot be, packages that are missing.
+        UsageError: an unknown format, a model that is exported already or cannot be, packages that are missing, an
+            output that would replace what is not an export of ours, see `medseg.data.outputs`.
         UnreadableFile, UnsafeArtefact: as `medseg.io.load_model`.
         ResourceError: it cannot be written.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}': {nearest(format, FORMATS)}")
-    folders = model_folders(Path(model))
-    outputs = [Path(output) / folder.name if len(folders) > 1 else Path(output) for folder in folders]
-    for source, target in zip(folders, outputs, strict=True):
+    write, files = FORMATS[format]
+    folders, output = model_folders(Path(model)), plain_path(output)
+    outputs = [output / folder.name if len(folders) > 1 else output for folder in folders]
+    for target in (output, *outputs):
+        check_outputs(target, files if target in outputs else (), [model, *folders])
+    for number, (source, target) in enumerate(zip(folders, outputs, strict=True)):
         if holds_onnx(source):
             raise UsageError("is exported already", path=source, fix="give the folder that medseg train wrote")
-        FORMATS[format](source, target)
+        try:
+            write(source, target)
+        except MedsegError as error:
+            error.written = some([f"{done} is written." for done in outputs[:number]]) or error.written
+            error.args = (str(error),)
+            raise
     return outputs
 
 
@@ -62,6 +73,7 @@ def _export_onnx(source: Path, output: Path) -> None:
     difference = _check(session, member.network, windows)
     facts = {"opset": OPSET, "input": "image", "output": "logits", "torch": torch.__version__}
     own = {"window_bytes": member.activation_bytes(1), "onnx": {**facts, "largest_difference": difference}}
+    keep_account(output, ONNX_FILES)
     save_onnx(output, network, {**description, **own})
 
 
@@ -77,7 +89,10 @@ def _export_monai(source: Path, output: Path) -> None:
     write_bundle(output, buffer.getvalue(), member, description)
 
 
-FORMATS: dict[str, Callable[[Path, Path], None]] = {"onnx": _export_onnx, "monai": _export_monai}
+FORMATS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {  # and the files that it writes
+    "onnx": (_export_onnx, ONNX_FILES),
+    "monai": (_export_monai, BUNDLE_FILES),
+}
 
 
 def to_onnx(network: nn.Module, images: Tensor) -> bytes:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from medseg import __version__
+from medseg.data.outputs import keep_account
 from medseg.inference.bundle_config import inference_config
 from medseg.inference.member import Member
 from medseg.io import atomic_path, write_json, write_text
 from medseg.targets import ExclusiveClasses, NestedClasses, Regions
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+BUNDLE_FILES = ("models/model.ts", "docs/README.md", "LICENSE", "configs/metadata.json", "configs/inference.json")
 IGNITE = "0.4.11"  # what MONAI 1.6 asks of pytorch-ignite
 USE = "For research; not cleared for diagnosis."
 UNKNOWN = "not stated"
@@ -59,12 +61,14 @@ def write_bundle(folder: str | Path, network: bytes, member: Member, description
         ResourceError: it cannot be written.
     """
     folder, inference, facts = Path(folder), inference_config(member), _facts(member)
-    with atomic_path(folder / "models" / "model.ts") as path:
+    keep_account(folder, BUNDLE_FILES)
+    weights, readme, terms, described, configured = (folder / file for file in BUNDLE_FILES)
+    with atomic_path(weights) as path:
         path.write_bytes(network)
-    write_text(folder / "docs" / "README.md", README.format_map(facts))
-    write_text(folder / "LICENSE", LICENSE.format_map(facts))
-    write_json(folder / "configs" / "metadata.json", metadata(member, description))
-    write_json(folder / "configs" / "inference.json", inference)
+    write_text(readme, README.format_map(facts))
+    write_text(terms, LICENSE.format_map(facts))
+    write_json(described, metadata(member, description))
+    write_json(configured, inference)
 
 
 def metadata(member: Member, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from medseg.device import choose_profile
-from medseg.errors import ResourceError
+from medseg.errors import BadVoxels, ResourceError
 from medseg.inference.member import Member
 from medseg.inference.memory import free_room
 from medseg.inference.vram import weight_bytes
+from medseg.io.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
-
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
 
 
 class WindowRunner:
@@ -46,13 +45,14 @@ class WindowRunner:
         """`Member.logits` of a batch (B, C, *patch_size), in as many calls as it takes.
 
         Raises:
+            BadVoxels: the network answers with numbers that are not finite: weights, intensities or precision overflow.
             ResourceError: a single window does not fit on the CPU either.
         """
         while True:
             runs = self._on_cpu.get(id(member), member)
             try:
                 parts = [runs.logits(part, mirror=mirror) for part in batch.split(self.window_batch)]
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
+                return _finite(parts[0] if len(parts) == 1 else torch.cat(parts), runs)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -90,8 +90,9 @@ class WindowRunner:
         return replace(member, network=copy.deepcopy(member.network, dict(self._moved)), profile=profile)  # type: ignore[arg-type]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice; outside of CUDA torch raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+def _finite(logits: Tensor, member: Member) -> Tensor:
+    """The logits, of which not one may be NaN or infinite: they would be decoded as if they meant something."""
+    if not all(bound.isfinite() for bound in logits.aminmax()):
+        fix = "check the image's intensities and the model; with fp16 or bf16, try precision=fp32"
+        raise BadVoxels(f"the network's output is not finite (it ran in {member.profile.precision})", fix=fix)
+    return logits

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Union
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
-from medseg.data.case_files import group_images, image_files, label_files
+from medseg.data.case_files import channel_paths, group_images, image_files, label_files, stem
 from medseg.data.case_list import LIST_ENDINGS, read_list
 from medseg.data.dataset import Case, open_dataset
 from medseg.data.layouts import Layout
@@ -29,11 +31,18 @@ from medseg.io import (
     read_geometry,
     read_labels,
     to_canonical,
+    volume_of,
 )
 from medseg.io.endings import IMAGE_ENDINGS
+from medseg.io.names import plain_name, plain_names, same_name
+
+if TYPE_CHECKING:
+    import SimpleITK
 
 Mask = str | Path | np.ndarray
-Source = str | Path | Sequence[str | Path] | Case | Volume | np.ndarray
+Source = Union[str, Path, Sequence[str | Path], Case, Volume, np.ndarray, SpatialImage, "SimpleITK.Image"]
+TAKEN = "a path, paths of channels, a Case, a Volume, a numpy array with spacing=, an image of nibabel or SimpleITK"
+TAKEN_FIX = "give tensors as tensor.numpy(), with spacing= in mm"
 SHARD = re.compile(r"(\d+)/(\d+)")
 
 
@@ -76,11 +85,22 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
-    for case in cases:
-        if len(case.images) not in (1, channels):
-            problem = f"{len(case.images)} channel files (the model expects {channels}, named {case.id}_0000 and so on)"
-            raise UsageError(problem, case=case.id, path=source)
+    plain_names((case.id for case in cases), "case", path=source)
+    if not any(len(case.images) in (1, channels) for case in cases):  # a few such cases are refused one by one
+        check_channels(cases[0].images, channels, cases[0].id)
     return cases
+
+
+def check_channels(images: Sequence[Path], channels: int, case: str | None) -> None:
+    """Refuse files that are neither one with all channels nor one for each.
+
+    Raises:
+        UsageError: so.
+    """
+    if len(images) not in (1, channels):
+        named = f", named {case}_0000 and so on" if case else ""
+        problem = f"{len(images)} channel files (the model expects {channels}{named})"
+        raise UsageError(problem, case=case, path=images[0].parent)
 
 
 def _has_labels(table: Path) -> bool:
@@ -110,8 +130,8 @@ def resolve_source(source: Source, spacing: Sequence[float] | None, case: str | 
     """A volume, or the files of one case; no file is opened.
 
     Raises:
-        UsageError: an array without ``spacing``, or ``spacing`` for something else.
-        BadVoxels: an array that is not one of real numbers, (*S) or (C, *S).
+        UsageError: an array without ``spacing``, ``spacing`` for something else, or what is no source at all.
+        BadVoxels, BadGeometry: an array or image that is not one of real numbers, (*S) or (C, *S), or on no grid.
     """
     if isinstance(source, np.ndarray):
         return _volume(source, spacing, case)
@@ -121,7 +141,15 @@ def resolve_source(source: Source, spacing: Sequence[float] | None, case: str | 
         return source
     if isinstance(source, Case):
         return list(source.images)
-    return [Path(path) for path in ([source] if isinstance(source, str | Path) else source)]
+    if isinstance(source, str | Path):
+        return [Path(source)]
+    if isinstance(source, list | tuple) and source and all(isinstance(path, str | Path) for path in source):
+        return [Path(path) for path in source]
+    with in_case(case):
+        volume = volume_of(source)
+    if volume is None:
+        raise UsageError(f"a {type(source).__name__} cannot be predicted (taken are {TAKEN})", case=case, fix=TAKEN_FIX)
+    return volume
 
 
 def source_geometry(source: Volume | list[Path], case: str | None) -> Geometry:
@@ -137,10 +165,18 @@ def read_source(source: Volume | list[Path], nan: Literal["refuse", "zero"], cas
     """
     if not isinstance(source, Volume):
         return read_channels(source, nan=nan, case=case)
-    try:
+    with in_case(case):
         return Volume(finite_voxels(np.asarray(source.array, np.float32), nan, case or "volume"), source.geometry)
+
+
+@contextmanager
+def in_case(case: str | None) -> Iterator[None]:
+    """Put the case into errors of what knows none."""
+    try:
+        yield
     except MedsegError as error:
-        error.case = case
+        error.case = error.case or case
+        error.args = (str(error),)
         raise
 
 
@@ -155,6 +191,8 @@ def read_mask(mask: Mask, geometry: Geometry, case: str | None) -> np.ndarray:
     Raises:
         InputRefused: there is no file for the case, it cannot be read, or is on another grid than the image.
     """
+    if not isinstance(mask, np.ndarray | str | Path):
+        raise UsageError(f"mask is a {type(mask).__name__} (expected a path or a numpy array)", case=case)
     if isinstance(mask, np.ndarray):
         array, difference = mask, None if mask.shape == geometry.shape else f"its shape is {mask.shape}"
     else:
@@ -204,7 +242,20 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
     numbered = any(min(found) > 0 or len(found) > channels for found in grouped.values())
     if numbered and all(file.name.lower().endswith(IMAGE_ENDINGS) for file in files):
         grouped = group_images(files, (), suffixed=False)
-    return [Case(case, tuple(found[n] for n in sorted(found))) for case, found in grouped.items()]
+    return [case for name, found in grouped.items() for case in _cases_of(name, found, channels)]
+
+
+def _cases_of(name: str, found: Mapping[int, Path], channels: int) -> list[Case]:
+    """The files of one name: channels of one case, or numbered cases that keep their numbers.
+
+    A channel that is not there gets the path that it should have, so that it is named when the case is read.
+    """
+    if list(found) == [0]:
+        return [Case(name, (found[0],))]
+    if channels == 1 or len(found) == 1:
+        return [Case(stem(file), (file,)) for _, file in sorted(found.items())]
+    paths = channel_paths(found, name, channels)
+    return [Case(name, paths[:channels] if set(range(channels)) - found.keys() else paths)]
 
 
 def _dicom_folders(root: Path) -> list[Case]:
@@ -228,8 +279,7 @@ def _row(row: dict[str, str], case: str, columns: Sequence[str], path: Path, num
     name, files = row[case], [row[column] for column in columns]
     if not name or not all(files):
         raise BadDataset(f"row {number} has an empty cell (expected {', '.join([case, *columns])})", path=path)
-    if name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise BadDataset(f"row {number}: case '{name}' is no file name", path=path, fix="use letters, digits, - and _")
+    name = plain_name(same_name(name), f"row {number}: case", path=path)
     return Case(name, tuple(path.parent / Path(file).expanduser() for file in files))
 
 

@@ -34,6 +34,7 @@ class PreparedCase:
         warnings: where the case lies outside of what the model was trained on.
         clock: seconds so far.
         mask: (*S) bool in canonical orientation, where there can be anything; None: everywhere.
+        sources: the files that it was read from; empty for arrays and volumes.
         beside: bytes of the images of cases that were read while this one was in work.
     """
 
@@ -45,6 +46,7 @@ class PreparedCase:
     warnings: tuple[str, ...]
     clock: Stopwatch
     mask: np.ndarray | None = None
+    sources: tuple[Path, ...] = ()
     beside: list[int] = field(default_factory=list)
 
 

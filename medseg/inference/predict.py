@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from medseg.data.dataset import Case
 from medseg.data.landmark_files import LAYOUT
+from medseg.data.outputs import check_outputs, keep_account, plain_path, same_names
 from medseg.data.own_split import matching
-from medseg.errors import MedsegError, PartialFailure
+from medseg.errors import MedsegError, PartialFailure, UsageError
 from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
 from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable, write_json
+from medseg.termination import Terminated, interrupted
 
 Outcome = Segmentation | MedsegError
 
@@ -33,6 +35,7 @@ def predict_cases(
     mask: str | Path | None = None,
     progress: bool = True,
     record: Record | None = None,
+    own_folder: bool = False,
 ) -> list[Path]:
     """Predict cases into ``output/<case id><ending of its image>``, ``.nii.gz`` for DICOM slices.
 
@@ -49,36 +52,50 @@ def predict_cases(
         mask: a file, or a folder with a file for each case, see `Predictor.predict`.
         progress: show a progress bar on stderr.
         record: takes down files, seconds, warnings and errors.
+        own_folder: the folder belongs to what calls, as that of a run does: what is in it may be replaced.
 
     Returns:
         The segmentation files, in the order of the cases.
 
     Raises:
+        UsageError: an output would replace an input or what medseg did not write, see `medseg.data.outputs`; two cases
+            have one name; or a file there was made from other images of the same name.
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
-    require_writable(output)
     record = Record() if record is None else record
-    doubt = predictor.uncertainty
+    output = plain_path(output)
     files = [
         output_files(
             case,
-            Path(output),
+            output,
             probabilities=probabilities,
             dicom_seg=dicom_seg,
-            uncertainty=doubt,
+            uncertainty=predictor.uncertainty,
             landmarks=not predictor.target.dense,
             highest=max(predictor.plan.labels.values()),
         )
         for case in cases
     ]
-    if predictor.target.layout is not None:
-        write_json(Path(output) / LAYOUT, predictor.target.layout)
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)
         if overwrite or not all(path.exists() for path in paths.values())
     ]
+    _refuse_one_name(cases, files, output)
+    for case, paths in zip(cases, files, strict=True):
+        record.refuse_other_images(case.id, case.images, paths["path"])
+    names = [path.name for _, paths in todo for path in paths.values()]
+    names += [LAYOUT] if predictor.target.layout is not None else []
+    names += [record.path.name] if record.path is not None else []
+    if not own_folder:
+        check_outputs(output, names, [mask if isinstance(mask, str | Path) else None, *_read_by(cases)])
+    require_writable(output)
+    if not own_folder:
+        keep_account(output, names)
+    if predictor.target.layout is not None:
+        write_json(output / LAYOUT, predictor.target.layout)
+    record.todo = len(todo)
     outcomes = predictor.predict_many(
         (case for case, _ in todo), probabilities=probabilities, nan=nan, mask=mask, errors="yield"
     )
@@ -98,7 +115,7 @@ def predict_cases(
         if writing is not None:
             writing.result()
     if record.errors:
-        raise _summary(record.errors, len(todo), Path(output))
+        raise _summary(record.errors, len(todo), output)
     return [paths["path"] for paths in files]
 
 
@@ -127,6 +144,23 @@ def output_files(
     return files
 
 
+def _read_by(cases: Sequence[Case]) -> set[Path]:
+    """All files that the cases read or may be compared with, and the folders that these lie in."""
+    files = {file for case in cases for file in (*case.images, case.label, case.landmarks) if file is not None}
+    return files | {parent for file in files for parent in (file.parent, file.resolve().parent) if not file.is_dir()}
+
+
+def _refuse_one_name(cases: Sequence[Case], files: Sequence[Mapping[str, Path]], output: Path) -> None:
+    spelled = str.casefold if same_names(output) else str
+    taken: dict[str, str] = {}
+    for case, paths in zip(cases, files, strict=True):
+        for name in {spelled(path.name) for path in paths.values()}:
+            if name in taken:
+                problem = f"the cases '{taken[name]}' and '{case.id}' would both be written to {name}"
+                raise UsageError(problem, path=output, fix="name the images apart, or list them in a .csv")
+            taken[name] = case.id
+
+
 def _settle(case: Case, files: Mapping[str, Path], outcome: Outcome, record: Record) -> None:
     """Write a segmentation and take down what became of the case."""
     if isinstance(outcome, Segmentation):
@@ -137,7 +171,7 @@ def _settle(case: Case, files: Mapping[str, Path], outcome: Outcome, record: Rec
     if isinstance(outcome, MedsegError):
         outcome.case = outcome.case or case.id
         outcome.args = (str(outcome),)
-    record.add(case.id, files["path"], outcome)
+    record.add(case.id, case.images, files["path"], outcome)
 
 
 def _bar(total: int, progress: bool) -> Any:
@@ -162,6 +196,13 @@ def _summary(failed: Mapping[str, MedsegError], count: int, output: Path) -> Med
 def predict_folder(cfg: Mapping[str, Any]) -> int:
     """Run ``medseg predict`` from its config (``model``, ``input``, ``output``, ... see configs/predict.yaml)."""
     models = [cfg["model"]] if isinstance(cfg["model"], str) else list(cfg["model"])
+    place = record_path(plain_path(cfg["output"]), cfg["shard"])
+    if not isinstance(cfg["input"], str | Path):
+        fix = "give one file or folder, or a .csv that lists the files"
+        raise UsageError(f"input is {cfg['input']!r} (expected a path)", fix=fix)
+    source = plain_path(cfg["input"])
+    read = (source, source.parent if source.is_file() else None, *models, cfg["adapter"], cfg["mask"])
+    output = check_outputs(cfg["output"], [place.name], read)  # before the model is loaded
     predictor = Predictor.from_pretrained(
         models,
         adapter=cfg["adapter"],
@@ -183,22 +224,40 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
     cases = find_cases(cfg["input"], len(predictor.plan.channel_names))
     cases = take_shard(matching(cases, cfg["cases"]) if cfg.get("cases") else cases, cfg["shard"])
     print(f"medseg: predicting {len(cases)} case(s) on {predictor.profile}")
-    record = Record(record_path(Path(cfg["output"]), cfg["shard"]))
+    record = Record(place)
+    with kept_and_told(record, output):
+        try:
+            paths = predict_cases(
+                predictor,
+                cases,
+                output,
+                overwrite=cfg["overwrite"],
+                probabilities=cfg["probabilities"],
+                dicom_seg=cfg["dicom_seg"],
+                nan=cfg["nan"],
+                mask=cfg["mask"],
+                record=record,
+            )
+        finally:
+            if cfg["verbose"]:
+                record.print()
+    print(f"medseg: {len(paths)} segmentation(s) in {output}")
+    return 0
+
+
+@contextmanager
+def kept_and_told(record: Record, output: Path) -> Iterator[None]:
+    """Save the record however the predicting ends, and say at SIGTERM or Ctrl-C what is done.
+
+    Raises:
+        Interrupted: with the number of cases that are written.
+    """
     try:
-        paths = predict_cases(
-            predictor,
-            cases,
-            cfg["output"],
-            overwrite=cfg["overwrite"],
-            probabilities=cfg["probabilities"],
-            dicom_seg=cfg["dicom_seg"],
-            nan=cfg["nan"],
-            mask=cfg["mask"],
-            record=record,
-        )
+        yield
+    except (Terminated, KeyboardInterrupt) as stop:
+        problem = f"stopped after {record.done} of {record.todo} cases"
+        written = f"The segmentations of {record.done} are in {output}, whole." if record.done else ""
+        fix = "run it again with overwrite=false, which skips the cases that are there"
+        raise interrupted(stop, problem, fix=fix, written=written) from None
     finally:
         record.save()
-        if cfg["verbose"]:
-            record.print()
-    print(f"medseg: {len(paths)} segmentation(s) in {cfg['output']}")
-    return 0

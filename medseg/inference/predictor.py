@@ -23,7 +23,15 @@ from medseg.errors import MedsegError, UsageError
 from medseg.inference.dropout import thinned_members
 from medseg.inference.fallback import WindowRunner
 from medseg.inference.guard import outside_training
-from medseg.inference.inputs import Mask, Source, read_mask, read_source, resolve_source, source_geometry
+from medseg.inference.inputs import (
+    Mask,
+    Source,
+    check_channels,
+    read_mask,
+    read_source,
+    resolve_source,
+    source_geometry,
+)
 from medseg.inference.member import Member, load_member, model_folders
 from medseg.inference.memory import MemoryNeed, PeakMeter, as_bytes, longest_axis, must_spill, predict_need
 from medseg.inference.pipeline import PreparedCase, overlapped
@@ -41,7 +49,7 @@ from medseg.inference.streams import (
 from medseg.inference.uncertainty import MEASURES, check_measure
 from medseg.inference.vram import device_need, fitting_window_batch
 from medseg.inference.whole import locate
-from medseg.io import Geometry, from_canonical
+from medseg.io import Geometry, Volume, from_canonical
 from medseg.targets import Target, build_target
 
 logger = logging.getLogger(__name__)
@@ -184,8 +192,9 @@ class Predictor:
         """Segment one case.
 
         Args:
-            source: a file, the files of its channels in order, a folder of DICOM slices, a `Case`, a `Volume`, or an
-                array (*S) or (C, *S), whose axes run to the right, to the front and up (RAS+).
+            source: a file, the files of its channels in order, a folder of DICOM slices, a `Case`, a `Volume`, an
+                image of nibabel or SimpleITK, or an array (*S) or (C, *S), whose axes run to the right, to the front
+                and up (RAS+).
             spacing: voxel size of an array in mm, one number per spatial axis.
             probabilities: also return class probabilities on the input's grid, all of them in memory.
             nan: ``"refuse"`` or ``"zero"`` voxels that are not finite.
@@ -195,7 +204,9 @@ class Predictor:
             case: name used in errors and in the log; a `Case` has one already.
 
         Raises:
-            InputRefused: an unreadable file, the wrong number of channels or dimensions, NaN voxels.
+            InputRefused: an unreadable file, the wrong number of channels or dimensions, NaN voxels; a network that
+                answers with numbers that are not finite.
+            UsageError: a source of another kind, e.g. a tensor.
             ResourceError: the case does not fit into memory.
         """
         meter = PeakMeter()
@@ -263,6 +274,8 @@ class Predictor:
         with clock("read"):
             case = source.id if isinstance(source, Case) else case
             resolved = resolve_source(source, spacing, case)
+            if isinstance(resolved, list):
+                check_channels(resolved, len(self.plan.channel_names), case)
             geometry = source_geometry(resolved, case)
             need = self.memory_need(geometry, probabilities=probabilities, mask=mask is not None)
             if gate is not None:
@@ -271,13 +284,14 @@ class Predictor:
             spill = Path(tempfile.gettempdir()) if must_spill(need, self.max_ram) else None
             volume = read_source(resolved, nan, case)
             inside = None if mask is None else read_mask(mask, volume.geometry, case)
+            sources = () if isinstance(resolved, Volume) else tuple(path.absolute() for path in resolved)
         del source, resolved  # only the prepared arrays are needed in the end
         with clock("preprocess"):
             arrays = [preprocess(volume, member.plan) for member in self.members]
             warnings = outside_training(volume, arrays[0][1], self.plan)
         for warning in warnings:
             logger.warning("%s%s", f"case {case}: " if case else "", warning)
-        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock, inside)
+        return PreparedCase(volume.geometry, arrays, need, probabilities, spill, warnings, clock, inside, sources)
 
     def segment(self, case: PreparedCase) -> Segmentation:
         """The second half of `predict`: network, resampling to the file's grid, labels."""
@@ -314,6 +328,7 @@ class Predictor:
             doubt,
             landmarks,
             self.target.channels,
+            case.sources,
         )
 
     def _measured(self, case: PreparedCase, meter: PeakMeter) -> Segmentation:

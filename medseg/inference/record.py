@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.errors import MedsegError, UnreadableFile
+from medseg.errors import MedsegError, UnreadableFile, UsageError
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+ENDS = 64 * 2**10  # bytes at either end of a file that tell it from another of its size
 STEPS = ("read", "preprocess", "network", "restore", "postprocess", "write")
 
 
@@ -28,9 +30,10 @@ class Record:
         path: of the JSON file; what it says of cases that are not predicted again is kept. None: not written.
 
     Attributes:
-        cases: case -> ``file``, ``seconds`` by step, ``memory``, ``warnings`` and, of probabilities, the label
-            values of each of their ``channels``; or ``error`` and ``exit_code``.
+        cases: case -> ``file``, ``images`` that it was made from, ``seconds`` by step, ``memory``, ``warnings`` and,
+            of probabilities, the label values of each of their ``channels``; or ``error`` and ``exit_code``.
         errors: case -> error, of this run.
+        todo: cases that this run is to predict.
 
     Raises:
         UnreadableFile: the file is there and damaged.
@@ -40,9 +43,16 @@ class Record:
         self.path = path
         self.errors: dict[str, MedsegError] = {}
         self.cases: dict[str, dict[str, Any]] = {}
+        self.todo = 0
         self._before = _read(path) if path is not None and path.exists() else {}
+        self._images_before = dict(_images_before(path.parent)) if path is not None else {}
 
-    def add(self, case: str, file: Path, outcome: Segmentation | MedsegError) -> None:
+    @property
+    def done(self) -> int:
+        """Cases of this run whose files are written."""
+        return len(self.cases) - len(self.errors)
+
+    def add(self, case: str, images: Sequence[Path], file: Path, outcome: Segmentation | MedsegError) -> None:
         """Take down what became of a case."""
         if isinstance(outcome, MedsegError):
             self.errors[case] = outcome
@@ -52,7 +62,7 @@ class Record:
         facts: dict[str, Any] = {"seconds": seconds, "memory": outcome.memory, "warnings": list(outcome.warnings)}
         if outcome.probabilities is not None:
             facts["channels"] = [list(values) for values in outcome.channels]
-        self.cases[case] = {"file": file.name, **facts}
+        self.cases[case] = {"file": file.name, "images": [_described(image) for image in images], **facts}
 
     def save(self) -> None:
         """Write the JSON file, atomically; nothing if no case was taken down.
@@ -62,6 +72,21 @@ class Record:
         """
         if self.path is not None and self.cases:
             write_json(self.path, {"cases": {**self._before, **self.cases}})
+
+    def refuse_other_images(self, case: str, images: Sequence[Path], file: Path) -> None:
+        """Refuse to take a segmentation that was made from other images of the same name for this case's.
+
+        Raises:
+            UsageError: both the paths and the contents of the images are others.
+        """
+        if case not in self._images_before or not file.exists():
+            return
+        before = self._images_before[case]
+        if [entry["path"] for entry in before] == [_place(image) for image in images]:
+            return
+        if [entry["sha256_of_ends"] for entry in before] != [_ends(image) for image in images]:
+            problem = f"was made from {before[0]['path']}, this case is {images[0]}"
+            raise UsageError(problem, case=case, path=file, fix="choose another output folder, or rename the images")
 
     def print(self) -> None:
         """Print where the time of every case went, and its memory beside what was predicted."""
@@ -104,6 +129,41 @@ def _memory(cases: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _read(path: Path) -> dict[str, Any]:
     found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("cases"), dict):
+    cases = found.get("cases") if isinstance(found, dict) else None
+    if not isinstance(cases, dict) or not all(isinstance(facts, dict) for facts in cases.values()):
         raise UnreadableFile("holds no 'cases'", path=path, fix="remove it; it is made again")
-    return dict(found["cases"])
+    return cases
+
+
+def _images_before(folder: Path) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Case -> its images, from the records of all shards."""
+    for path in sorted(folder.glob("predictions*.json")):
+        try:
+            cases = _read(path)
+        except MedsegError:  # of another shard
+            continue
+        yield from ((case, facts["images"]) for case, facts in cases.items() if facts.get("images"))
+
+
+def _described(image: Path) -> dict[str, str | None]:
+    return {"path": _place(image), "sha256_of_ends": _ends(image)}
+
+
+def _place(image: Path) -> str:
+    return str(image.expanduser().resolve())
+
+
+def _ends(image: Path) -> str | None:
+    """SHA-256 over size and both ends of a file, or of all files of a folder; None if it cannot be read (any more)."""
+    found = hashlib.sha256()
+    try:
+        for path in sorted(file for file in image.rglob("*") if file.is_file()) if image.is_dir() else [image]:
+            size = path.stat().st_size
+            found.update(f"{size} ".encode())
+            with path.open("rb") as file:
+                found.update(file.read(ENDS))
+                file.seek(max(0, size - ENDS))
+                found.update(file.read(ENDS))
+    except OSError:
+        return None
+    return found.hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.data.outputs import refuse_sources
 from medseg.io import Geometry, Volume, save_array, write_dicom_seg, write_labels, write_volume
 
 
@@ -30,6 +31,7 @@ class Segmentation:
         uncertainty: (*S) float32, 0 to 1, when asked for, else None.
         landmarks: (N, 2) float32, x and y in pixels of the image, of models that find landmarks, else None.
         channels: label values that each channel of ``probabilities`` stands for.
+        sources: the files, or the folder of slices, that it was made from; empty for arrays and volumes.
     """
 
     labels: np.ndarray
@@ -42,6 +44,7 @@ class Segmentation:
     uncertainty: np.ndarray | None = None
     landmarks: np.ndarray | None = None
     channels: tuple[tuple[int, ...], ...] = ()
+    sources: tuple[Path, ...] = ()
 
     def volume_ml(self) -> dict[str, float]:
         """Class name -> volume in millilitres (3D) or area in cm^2 / 10 (2D), background left out."""
@@ -67,8 +70,10 @@ class Segmentation:
 
         Raises:
             ResourceError: one cannot be written; each file is whole or as it was.
-            UsageError: DICOM-SEG of something else than DICOM slices, or without highdicom.
+            UsageError: a file that the segmentation was made from would be replaced; DICOM-SEG of something else than
+                DICOM slices, or without highdicom.
         """
+        refuse_sources(self.sources, filter(None, (path, probabilities, dicom_seg, uncertainty, landmarks)))
         start = time.perf_counter()
         if probabilities is not None and self.probabilities is not None:
             write_volume(probabilities, Volume(self.probabilities, self.geometry))

@@ -3,13 +3,14 @@
 from medseg.io.adapter_folder import find_adapter, load_adapter, model_fingerprint, save_adapter
 from medseg.io.archives import extract
 from medseg.io.arrays import load_array, save_array
-from medseg.io.atomic import atomic_path, require_writable, write_json, write_text
+from medseg.io.atomic import atomic_path, require_writable, to_json, write_json, write_text
 from medseg.io.checkpoint import load_checkpoint, save_checkpoint
 from medseg.io.dicom import holds_dicom
 from medseg.io.dicom_seg import write_dicom_seg
 from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
 from medseg.io.label_coding import LabelCoding
+from medseg.io.library_images import volume_of
 from medseg.io.memory import free_memory
 from medseg.io.model_folder import load_model, save_model
 from medseg.io.onnx_folder import holds_onnx, load_onnx, save_onnx
@@ -59,6 +60,8 @@ __all__ = [
     "save_model",
     "save_onnx",
     "to_canonical",
+    "to_json",
+    "volume_of",
     "write_dicom_seg",
     "write_json",
     "write_labels",

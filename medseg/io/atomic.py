@@ -9,12 +9,14 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medseg.errors import ResourceError
+from medseg.io.ledger import note_output
 
 STALE_SECONDS = 60
 
@@ -38,6 +40,7 @@ def atomic_path(path: str | Path, *, ending: str | None = None) -> Iterator[Path
         remove_stale(path)
         yield temporary
         sync(temporary)
+        note_output(path, temporary)
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:
@@ -66,17 +69,19 @@ def require_writable(folder: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically.
+    """Write UTF-8 text atomically; what is no character (bytes of a file name that are not UTF-8) as ``\\udcff``.
 
     Raises:
         ResourceError: it cannot be written; the old file is intact.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_json(path: str | Path, data: Any) -> None:
     """Write indented JSON atomically; numpy numbers, numpy arrays and paths become plain ones.
+
+    JSON has neither NaN nor infinity (RFC 8259), and most readers refuse them: both become null, which means undefined.
 
     Raises:
         ResourceError: it cannot be written; the old file is intact.
@@ -87,7 +92,7 @@ def write_json(path: str | Path, data: Any) -> None:
 
 def to_json(data: Any) -> str:
     """The text that `write_json` writes."""
-    return json.dumps(data, indent=2, default=_plain, ensure_ascii=False) + "\n"
+    return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def remove_stale(path: Path) -> None:
@@ -118,7 +123,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def _refused(path: Path, reason: OSError) -> ResourceError:
-    written = "The old file is intact." if path.is_file() else "Nothing was written."
+    written = "The old file is intact." if path.is_file() else ""
     problem = f"cannot be written: {reason.strerror or reason}"
     return ResourceError(problem, path=path, fix="free space or choose another folder", written=written)
 
@@ -137,11 +142,18 @@ def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
+def _finite(value: Any) -> Any:
+    """Plain data in which a number that is not finite is None."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _finite(value.tolist())
+    if isinstance(value, float):
+        return value if isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
+    if value is None or isinstance(value, str | int):
+        return value
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

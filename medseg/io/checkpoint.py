@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import UnreadableFile, UnsafeArtefact
-from medseg.io.atomic import atomic_path
+from medseg.io.atomic import atomic_path, sync
+from medseg.io.memory import out_of_memory
 
 
-def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: str | Path, state: Mapping[str, Any], *, before_exchange: Callable[[], None] = lambda: None
+) -> None:
     """Write tensors and plain data (no numpy numbers, no paths, no objects: `load_checkpoint` would refuse them).
+
+    Args:
+        path: of the file.
+        state: what to keep.
+        before_exchange: called when the new file is whole and on the disk, before it takes the place of the old one.
 
     Raises:
         ResourceError: it cannot be written; the old checkpoint is intact.
     """
     import torch
 
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(dict(state), file)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+        sync(temporary)
+        before_exchange()
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU.
+
+    Args:
+        path: of the file.
+        mmap: leave the tensors in the file until they are used.
 
     Raises:
         UnsafeArtefact: it holds objects that could run code; there is no unsafe fallback.
@@ -36,13 +51,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     _check_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         first = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
         problem = f"holds more than tensors and plain data, which could run code: {first[:200]}"
         raise UnsafeArtefact(problem, path=path, fix="use only checkpoints that you made with this program") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise _damaged(path, str(error)) from None
+    except Exception as error:  # whatever a reader of archives says of bytes that nobody wrote
+        if out_of_memory(error):
+            raise
+        raise _damaged(path, str(error) or type(error).__name__) from None
+    if not isinstance(state, dict):
+        raise UnreadableFile(
+            f"holds a {type(state).__name__}, no checkpoint", path=path, fix="use a checkpoint of ours"
+        )
+    return state
 
 
 def _check_archive(path: Path) -> None:
@@ -56,8 +78,12 @@ def _check_archive(path: Path) -> None:
             wrong = archive.testzip()
     except OSError as error:
         raise UnreadableFile(f"cannot be read: {error.strerror or error}", path=path) from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
+    except UnsafeArtefact:
+        raise
+    except Exception as error:  # zipfile meets damaged directories with half a dozen kinds of errors
+        if out_of_memory(error):
+            raise
+        raise _damaged(path, str(error) or type(error).__name__) from None
     if wrong:
         raise _damaged(path, f"the checksum of '{wrong}' is wrong")
 

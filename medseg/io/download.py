@@ -159,5 +159,5 @@ def _digest(path: Path, kind: str) -> str:
 def _stopped(url: str, part: Path, size: int, reason: str) -> ResourceError:
     have = part.stat().st_size if part.is_file() else 0
     problem = f"download of {url} stopped at {have} of {size} bytes: {reason}"
-    kept = "What has come is kept." if have else "Nothing was written."
+    kept = "What has come is kept." if have else ""
     return ResourceError(problem, path=part, fix="check the network and run it again; it goes on there", written=kept)

@@ -1,34 +1,37 @@
-"""Pictures (.png, .jpg, .tif, .bmp) through Pillow: (C, rows, columns), spacing 1; stored orientation is kept.
+"""Pictures (.png, .jpg, .tif, .bmp): (C, rows, columns), spacing 1; the numbers and the orientation that are stored.
 
-Pillow shortens colours of 16 bits to 8; they are read through SimpleITK.
+Each format is parsed strictly by its own module, which gives the samples exactly as stored or refuses: `medseg.io.png`,
+`medseg.io.tiff`, `medseg.io.raster`. Images and label maps are read alike, but for palettes: of an image they give the
+colours, of a label map the indices are the labels.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
+import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.errors import BadLabels, MedsegError, UnreadableFile, UsageError
+from medseg.errors import BadLabels, UnreadableFile, UsageError
 from medseg.io.atomic import atomic_path
 from medseg.io.endings import file_ending
 from medseg.io.memory import require_memory
+from medseg.io.picture import Picture, damage_told
+from medseg.io.png import SIGNATURE, png_header, read_png
+from medseg.io.raster import bmp_size, parse_jpeg, read_bmp, read_jpeg
+from medseg.io.tiff import parse_tiff
+from medseg.io.tiff_pixels import read_tiff
 from medseg.io.volume import Geometry
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
-ORIENTATION = 274  # the EXIF tag
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
-_GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
-_DEEP = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # beginnings of Pillow's raw modes with two bytes a number
+_STARTS = {SIGNATURE: "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_STARTS |= {b"II+\0": "TIFF", b"MM\0+": "TIFF"}  # BigTIFF
+_READERS = {"PNG": read_png, "JPEG": read_jpeg, "TIFF": read_tiff, "BMP": read_bmp}
 _FLOAT_ENDINGS = (".tif", ".tiff")
+_BYTES_PER_PIXEL = 16  # decoded and in single precision, of three colours
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -37,8 +40,9 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         UnreadableFile: not a picture of a known format.
     """
-    with _damage_told(), _open(path) as picture:
-        return _geometry(picture)
+    with damage_told():
+        data = _mapped(path)
+        return _geometry(*_size(data, _format(data)))
 
 
 def read(path: Path, *, labels: bool = False) -> tuple[np.ndarray, Geometry]:
@@ -49,20 +53,21 @@ def read(path: Path, *, labels: bool = False) -> tuple[np.ndarray, Geometry]:
         labels: a palette's indices are the labels, and colours must be grey.
 
     Raises:
-        UnreadableFile: not a picture, truncated or damaged, or several pages.
+        UnreadableFile: not a picture, truncated or damaged, several pages, or of a kind that is not read exactly.
         BadLabels: a label picture in colour.
+        InputRefused: more than the memory holds.
     """
-    with _damage_told():
-        _verify(path)
-        with _open(path) as picture:
-            geometry = _geometry(picture)
-            require_memory(16 * geometry.shape[0] * geometry.shape[1])
-            deep = _is_deep(picture)  # told by the header, which loading the pixels forgets
-            if not labels:
-                _tell_dropped(picture, path)
-            pixels = _deep_pixels(path) if deep else np.asarray(_readable(picture, labels))
-    array = np.moveaxis(np.atleast_3d(pixels), 2, 0)
-    return (_one_channel(array) if labels else array), geometry
+    with damage_told():
+        data = _mapped(path)
+        kind = _format(data)
+        height, width = _size(data, kind)
+        require_memory(_BYTES_PER_PIXEL * height * width)
+        picture = _READERS[kind](bytes(data))
+    _tell(picture, path)
+    if labels:
+        return _one_channel(np.moveaxis(_label_samples(picture), 2, 0)), _geometry(height, width)
+    samples = picture.samples if picture.palette is None else picture.palette[picture.samples[..., 0]]
+    return np.moveaxis(samples, 2, 0), _geometry(height, width)
 
 
 def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -81,82 +86,58 @@ def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         picture.save(file, format=_FORMATS[ending])
 
 
-@contextlib.contextmanager
-def _damage_told() -> Iterator[None]:
-    """Turn what Pillow says of a damaged file, which can be an error of any kind, into ours."""
-    try:
-        yield
-    except (MedsegError, FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:
-        raise UnreadableFile(f"is damaged: {error}", fix="copy or export the file again") from None
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:  # an empty file
+            return b""
 
 
-def _open(path: Path) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        picture = Image.open(path, formats=sorted(set(_FORMATS.values())))
-    except UnidentifiedImageError:
-        raise UnreadableFile("is not a PNG, JPEG, TIFF or BMP picture", fix="export the file again") from None
-    except Image.DecompressionBombError as error:
-        raise UnreadableFile(f"is too large: {error}", fix="cut it into tiles") from None
-    pages = getattr(picture, "n_frames", 1)
-    if pages != 1:
-        picture.close()
-        raise UnreadableFile(f"has {pages} pages (expected 1)", fix="write each page to a file of its own")
-    return picture
+def _format(data: mmap.mmap | bytes) -> str:
+    for start, kind in _STARTS.items():
+        if data[: len(start)] == start:
+            return kind
+    raise UnreadableFile("is not a PNG, JPEG, TIFF or BMP picture", fix="export the file again")
 
 
-def _verify(path: Path) -> None:
-    with _open(path) as picture:
-        picture.verify()  # the checksums of a PNG, which reading its pixels does not compare
+def _size(data: mmap.mmap | bytes, kind: str) -> tuple[int, int]:
+    """Rows and columns."""
+    if kind == "PNG":
+        header = png_header(data[:64])
+        return header.height, header.width
+    if kind == "BMP":
+        return bmp_size(data)
+    facts = parse_tiff(data) if kind == "TIFF" else parse_jpeg(data, whole=False)
+    return facts.height, facts.width
 
 
-def _geometry(picture: Image) -> Geometry:
-    return Geometry((picture.height, picture.width), np.eye(4), {"format": "image"})
+def _geometry(height: int, width: int) -> Geometry:
+    return Geometry((height, width), np.eye(4), {"format": "image"})
 
 
-def _is_deep(picture: Image) -> bool:
-    """Whether Pillow would drop the lower byte of each number."""
-    modes = [
-        tile.args if isinstance(tile.args, str) else tile.args[0] for tile in getattr(picture, "tile", ()) if tile.args
-    ]
-    return any(str(mode).upper().startswith(_DEEP) for mode in modes)
+def _tell(picture: Picture, path: Path) -> None:
+    """Say what a viewer shows otherwise: colours under transparent pixels, and pictures turned or inverted."""
+    for note in picture.notes:
+        logger.warning("%s: %s", path, note)
+    if picture.orientation != 1:  # a mask drawn on the turned picture would not fit
+        logger.warning(
+            "%s: EXIF orientation %s is not applied: pixels are used as they are stored",
+            path,
+            picture.orientation,
+        )
 
 
-def _deep_pixels(path: Path) -> np.ndarray:
-    import SimpleITK as sitk
-
-    pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # (H, W, C)
-    return pixels[..., : 3 if pixels.shape[-1] > 2 else 1]  # without transparency
-
-
-def _readable(picture: Image, labels: bool) -> Image:
-    """The picture in a mode whose numbers are those of the file, grey or RGB."""
-    if picture.mode in _GREY or (labels and picture.mode == "P" and not _is_grey_palette(picture)):
-        return picture
-    return picture.convert("L" if picture.mode in ("LA", "La") else "RGB")
-
-
-def _is_grey_palette(picture: Image) -> bool:
-    """Whether the palette, up to what is used of it, is of greys that do not rise with the index.
+def _label_samples(picture: Picture) -> np.ndarray:
+    """A palette's indices; its greys where they, up to what is used of them, do not rise with the index.
 
     Then the grey is what is meant: Pillow writes the palette of a black and white mask with white first.
     """
-    last = max((index for _, index in picture.getcolors(256) or ()), default=0)
-    entries = np.reshape(picture.getpalette("RGB") or [], (-1, 3))[: int(last) + 1]  # type: ignore[arg-type]
-    return bool((entries == entries[:, :1]).all() and (np.diff(entries[:, 0].astype(int)) < 0).any())
-
-
-def _tell_dropped(picture: Image, path: Path) -> None:
-    """Say what a viewer shows otherwise: colours under transparent pixels, and pictures turned by EXIF."""
-    alpha = picture.getchannel("A") if "A" in picture.getbands() else None
-    low, high = alpha.getextrema() if alpha else (255, 255)
-    if low != high:
-        logger.warning("%s: its transparency is dropped, and is not the same everywhere (%s to %s)", path, low, high)
-    if (turned := picture.getexif().get(ORIENTATION, 1)) != 1:  # a mask drawn on the turned picture would not fit
-        logger.warning("%s: EXIF orientation %s is not applied: pixels are used as they are stored", path, turned)
+    if picture.palette is None:
+        return picture.samples
+    used = picture.palette[: int(picture.samples.max()) + 1]
+    grey = bool((used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any())
+    return picture.palette[picture.samples[..., 0]] if grey else picture.samples
 
 
 def _one_channel(array: np.ndarray) -> np.ndarray:

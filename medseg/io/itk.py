@@ -1,59 +1,51 @@
-"""MetaImage and NRRD files (.mha, .mhd, .nrrd) through SimpleITK; ITK's LPS millimetres become RAS and back."""
+"""MetaImage and NRRD files (.mha, .mhd, .nrrd): read by our own strict parse, written by SimpleITK.
+
+ITK's LPS millimetres become RAS and back.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.errors import BadGeometry, BadVoxels, MedsegError, UnreadableFile
 from medseg.io.atomic import atomic_path
 from medseg.io.endings import file_ending
-from medseg.io.memory import require_memory
-from medseg.io.metaimage import check_metaimage
-from medseg.io.nrrd import check_nrrd, check_nrrd_voxels
+from medseg.io.metaimage import parse_metaimage
+from medseg.io.nrrd import parse_nrrd
+from medseg.io.raw_volume import RawVolume, check_length, read_voxels
 from medseg.io.volume import Geometry, check_affine
 
-if TYPE_CHECKING:
-    import SimpleITK
-
-_BYTES_PER_VALUE = 20  # at most 8 stored, in ITK's copy and in numpy's, and 4 as single precision
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_geometry(path: Path) -> Geometry:
-    """The grid, from the header alone.
+    """The grid, from the header alone; the file's length is compared with it.
 
     Raises:
         UnreadableFile, BadVoxels, BadGeometry, UnsafeArtefact: see `read`.
     """
-    return _geometry(_open(path, unpack=False))
+    volume = _parse(path)
+    check_length(volume)
+    return _geometry(volume)
 
 
 def read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Voxels (C, i, j, k) as stored, and their grid.
 
     Raises:
-        UnreadableFile: not of its format, truncated or damaged.
+        UnreadableFile: not of its format, truncated, too long or damaged.
         BadVoxels: complex numbers, or more than three dimensions.
         BadGeometry: spacing or directions that are no grid.
         UnsafeArtefact: the voxels would come from another folder.
         InputRefused: the header promises more than the memory holds.
     """
-    import SimpleITK
-
-    reader = _open(path, unpack=True)
-    geometry = _geometry(reader)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _refused(error) from None
-    voxels = SimpleITK.GetArrayFromImage(image)  # (k, j, i) or (k, j, i, C)
-    if reader.GetNumberOfComponents() == 1:
-        voxels = voxels[..., None]
-    return voxels.T.reshape(-1, *geometry.shape), geometry
+    volume = _parse(path)
+    geometry = _geometry(volume)
+    voxels = read_voxels(volume)
+    return voxels.reshape(len(voxels), *geometry.shape), geometry
 
 
 def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
@@ -80,55 +72,13 @@ def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
             raise OSError(_reason(error)) from None
 
 
-def _open(path: Path, *, unpack: bool) -> SimpleITK.ImageFileReader:
-    """A reader that knows the header; with ``unpack`` the voxels are known to fit and to be whole."""
-    import SimpleITK
-
-    nrrd = file_ending(path) == ".nrrd"
-    if nrrd:
-        check_nrrd(path)
-    else:
-        check_metaimage(path, unpack=False)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _refused(error) from None
-    _check_kind(reader)
-    if unpack:
-        values = _values(reader)
-        require_memory(values * _BYTES_PER_VALUE)
-        if nrrd:
-            check_nrrd_voxels(path, at_most=values * 8)
-        else:
-            check_metaimage(path, unpack=True)
-    return reader
+def _parse(path: Path) -> RawVolume:
+    return parse_nrrd(path) if file_ending(path) == ".nrrd" else parse_metaimage(path)
 
 
-def _check_kind(reader: SimpleITK.ImageFileReader) -> None:
-    import SimpleITK
-
-    if reader.GetDimension() not in (2, 3):
-        raise BadVoxels(f"has {reader.GetDimension()} dimensions (expected 2 or 3)", fix="split it into volumes")
-    name = SimpleITK.GetPixelIDValueAsString(reader.GetPixelIDValue())
-    if "complex" in name or "label" in name:
-        raise BadVoxels(f"voxels are {name} (expected real numbers)", fix="write their magnitude")
-
-
-def _values(reader: SimpleITK.ImageFileReader) -> int:
-    values = reader.GetNumberOfComponents()
-    for size in reader.GetSize():
-        values *= size
-    return values
-
-
-def _geometry(reader: SimpleITK.ImageFileReader) -> Geometry:
-    grid = {name: list(getattr(reader, f"Get{name.title()}")()) for name in ("spacing", "origin", "direction")}
-    affine = _affine(grid)
-    check_affine(affine)
-    return Geometry((*reader.GetSize(), 1)[:3], affine, {"format": "itk", **grid})
+def _geometry(volume: RawVolume) -> Geometry:
+    grid = {"spacing": volume.spacing, "origin": volume.origin, "direction": volume.direction}
+    return grid_geometry(volume.shape, grid)
 
 
 def _affine(grid: dict[str, list[float]]) -> np.ndarray:
@@ -152,14 +102,18 @@ def _grid_like(geometry: Geometry) -> dict[str, list[float]]:
     return {"spacing": spacing.tolist(), "origin": lps[:3, 3].tolist(), "direction": direction.ravel().tolist()}
 
 
-def _refused(error: RuntimeError) -> MedsegError:
-    reason = _reason(error)
-    if "spacing" in reason or "direction" in reason:
-        return BadGeometry(reason, fix="re-export the file from its source")
-    return UnreadableFile(f"is damaged or of another format: {reason}", fix="copy or export the file again")
-
-
 def _reason(error: RuntimeError) -> str:
     """ITK's message without source lines and addresses."""
     text = " ".join(str(error).split()).split("[nrrd] ")[-1]
     return re.sub(r"^.*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", text)[:300]
+
+
+def grid_geometry(size: Sequence[int], grid: dict[str, list[float]]) -> Geometry:
+    """The geometry of an image in memory: size (i, j, k) or (i, j), ITK's spacing, origin and direction in LPS.
+
+    Raises:
+        BadGeometry: they are no grid.
+    """
+    affine = _affine(grid)
+    check_affine(affine)
+    return Geometry((*size, 1)[:3], affine, {"format": "itk", **grid})

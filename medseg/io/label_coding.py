@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,26 @@ import numpy as np
 from medseg.errors import BadLabels
 
 MOST_LISTED = 8
+LARGEST_LABEL = 65_535  # values index tables
 Color = tuple[int, int, int]
+
+
+def label_fault(values: Collection[int], ignore_label: int | None) -> str | None:
+    """What keeps label values, the background's 0 included, from being those of classes; None: they can be.
+
+    Args:
+        values: of all classes, each once.
+        ignore_label: value of voxels without a label.
+    """
+    taken = [*values, *([] if ignore_label is None else [ignore_label])]
+    if len(set(values)) < 2:
+        return "needs two or more different values: the background and a class"
+    if ignore_label in values:
+        return f"the ignore label {ignore_label} is a class too (expected different values)"
+    if len(set(taken)) < len(taken):
+        return "two names have one value"
+    wrong = next((value for value in taken if not 0 <= value <= LARGEST_LABEL), None)
+    return None if wrong is None else f"{wrong} is not within 0..{LARGEST_LABEL}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,18 @@ _CGROUPS = (  # limit, use, statistics, name of the reclaimable file cache in th
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
+
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED", "bad_alloc")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice; outside of CUDA torch raises a plain RuntimeError."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    )
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

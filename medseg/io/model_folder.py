@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg import __version__
-from medseg.errors import UnreadableFile, UnsafeArtefact, UsageError
+from medseg.errors import UnreadableFile, UnsafeArtefact, UsageError, some
 from medseg.io.atomic import atomic_path, sync, to_json
 from medseg.io.sidecar import read_json
 
@@ -117,14 +117,19 @@ def tensors_from(weights: bytes, path: Path) -> dict[str, Tensor]:
 
     Raises:
         UnsafeArtefact: a pickle named like one.
-        UnreadableFile: damaged.
+        UnreadableFile: damaged, or with weights that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        return dict(sorted(load(weights).items()))  # the library gives them in another order each time
+        tensors = dict(sorted(load(weights).items()))  # the library gives them in another order each time
     except SafetensorError as error:
         if weights[:1] == b"\x80" or weights[:2] == b"PK":
             raise UnsafeArtefact("is a pickle named like safetensors", path=path) from None
         raise UnreadableFile(f"is not a safetensors file: {error}", path=path, fix="copy it again") from None
+    damaged = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if damaged:
+        problem = f"holds NaN or infinite weights: {some(damaged)}"
+        raise UnreadableFile(problem, path=path, fix="train the model again, or copy it from where it is whole")
+    return tensors

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import UnreadableFile, UnsafeArtefact, UsageError
-from medseg.io.model_folder import WEIGHTS, read_model, write_model
+from medseg.io.model_folder import DESCRIPTION, WEIGHTS, read_model, write_model
 
 ONNX = "model.onnx"
+ONNX_FILES = (ONNX, DESCRIPTION)
 STANDARD = ("", "ai.onnx")  # operator domains
 
 

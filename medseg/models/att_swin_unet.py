@@ -130,8 +130,9 @@ class AttSwinUNet(nn.Module):
         if official:
             deepest = embed_dim * 2 ** (len(depths) - 1)
             self.unused = nn.ModuleDict({"patch_embed": PatchEmbed(4, embed_dim), "norm": nn.LayerNorm(deepest)})
-        for part in self.children():  # what edits the skips starts as it says itself
-            initialise_tokens(part.merges if isinstance(part, SkipPath) else part)
+        for name, part in self.named_children():
+            if name != "head":  # in the code a convolution, which starts as PyTorch's do, as does the patch embedding
+                initialise_tokens(part.merges if isinstance(part, SkipPath) else part)  # edits start as they say
         if pretrained:
             load_swin_weights(self.encoder, pretrained)
 

@@ -6,7 +6,8 @@ windows of 4 tokens, shifted by 1 (not by half a window); 8 heads at every stage
 whose last layer is batch normalisation. Computed: its parameter counts, 7,001,683 at 512x512.
 
 Ours: the position table is interpolated for images of another size than `image_size`; windows are padded where they do
-not divide the tokens; the initialisation, for which we take Keras' default (Glorot uniform).
+not divide the tokens. First weights as in the notebook: queries, keys, values, projections and bias tables truncated
+normal of 0.02, positions uniform within 0.05 (Keras' default of embeddings), all else Glorot-uniform with zero biases.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch.nn import functional
 
 from medseg.blocks.attention.patch import PatchEmbed, PatchMerging
 from medseg.blocks.attention.swin import SwinBlock
+from medseg.blocks.attention.window import WindowAttention
+from medseg.blocks.initialization import glorot_uniform, keras_truncated_normal_
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath, SkipSite
 from medseg.blocks.stages import check_size
@@ -94,7 +97,7 @@ class BarlowSwin(nn.Module):
         self.head = nn.Sequential(Pointwise(decoder_channels[-1], out_channels))
         if head_norm:
             self.head.append(keras_norm(out_channels))
-        self.apply(_glorot)
+        _start(self)
         self.skips = path  # after the initialisation: its parts start as they need to
 
     def forward(self, image: Tensor) -> Tensor:
@@ -123,8 +126,7 @@ class Encoder(nn.Module):
         super().__init__()
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size=PATCH, norm=False)
-        self.position = nn.Parameter(torch.zeros(1, -(-height // PATCH), -(-width // PATCH), embed_dim))
-        nn.init.trunc_normal_(self.position, std=0.02)
+        self.position = nn.Parameter(torch.empty(1, -(-height // PATCH), -(-width // PATCH), embed_dim))
         self.stages = nn.ModuleList()
         for i, count in enumerate(depths):
             stage = nn.Sequential() if i == 0 else nn.Sequential(PatchMerging(embed_dim * 2 ** (i - 1), norm=False))
@@ -188,8 +190,13 @@ def keras_norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-def _glorot(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _start(network: BarlowSwin) -> None:
+    """Weights as the notebook's Keras layers begin."""
+    glorot_uniform(network)
+    embedding = network.encoder.patch_embed.proj.weight.data
+    nn.init.xavier_uniform_(embedding.view(len(embedding), -1))  # there a dense layer of the patch, with its fans
+    nn.init.uniform_(network.encoder.position, -0.05, 0.05)
+    for part in network.encoder.modules():
+        if isinstance(part, WindowAttention):
+            for tensor in (part.qkv.weight, part.proj.weight, part.relative_position_bias_table):
+                keras_truncated_normal_(tensor, 0.02)

@@ -119,7 +119,8 @@ class HybridGNet(nn.Module):
             )
         maps = self.encoder(image)
         flat = maps[-1].flatten(1)
-        mean, log_variance = self.mean(flat).float(), self.log_variance(flat).float()
+        exact = torch.promote_types(flat.dtype, torch.float32)
+        mean, log_variance = self.mean(flat).to(exact), self.log_variance(flat).to(exact)
         latent = mean + torch.randn_like(mean) * (log_variance / 2).exp() if self.training else mean
         with torch.autocast("cuda" if image.is_cuda else "cpu", enabled=False):  # bfloat16 knows 1/256 of a width only
             latent = latent.to(self.decoder.linear.weight.dtype)

@@ -19,7 +19,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from medseg.blocks.conv import conv, initialise
+from medseg.blocks.conv import conv
+from medseg.blocks.initialization import he_normal
 from medseg.blocks.norm import InstanceNorm
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath
@@ -95,7 +96,7 @@ class ResidualUNet(nn.Module):
         supervised = channels[: min(supervised_levels, len(steps) - 1)]
         self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in supervised)
         self.enlarge = nn.ModuleList(_enlarge(step) for step in steps[1 : len(supervised)])
-        initialise(self, "leaky_relu")
+        he_normal(self, "leaky_relu")
         self.skips = path
 
     def forward(self, image: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ Papers: R. Azad et al., "DAE-Former: Dual Attention-guided Efficient Transformer
 (arXiv 2212.13504); B. Azad, Adibfar and Fu, "TransDAE" (arXiv 2409.02018).
 
 DAE-Former follows its official code (xmindflow/DAEFormer a13909b): overlapping patch embeddings, two dual blocks per
-stage, skip connection cross-attention, patch expanding. That code also owns modules that it never calls; they are built
-with ``mirror_dead`` only, to prove the published count.
+stage, skip connection cross-attention, patch expanding. Decoder, skips and head start with Xavier-uniform weights and
+zero biases, the encoder as PyTorch's layers do. That code also owns modules that it never calls; they are built with
+``mirror_dead`` only, to prove the published count.
 
 TransDAE has no public code and only its abstract was at hand. Taken from it: an overlapping patch embedding, stages of
 two dual-attention blocks, efficient attention as the channel path, self-attention with spatial reduction as the spatial
 path, a module in the skips that decomposes a large kernel and fuses encoder and decoder. Everything else, from the
-widths and the order of the two attentions to the form of that module, is DAE-Former's or our choice.
+widths, the order of the two attentions and the first weights to the form of that module, is DAE-Former's or our choice.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from medseg.blocks.attention.patch import ImageExpand
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.tokens import ChannelNorm
 from medseg.blocks.conv import conv
+from medseg.blocks.initialization import glorot_uniform
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath
 from medseg.blocks.stages import check_size
@@ -176,6 +178,8 @@ class DualAttentionUNet(nn.Module):
         self.skips = skips
         self.decoder = Decoder(spatial_dims, widths, depths, block, skips.out_channels)
         self.head = conv(spatial_dims, widths[0], out_channels, kernel=1)
+        _start(self.decoder)
+        _start(self.head)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, in_channels, *S), S a multiple of `divisor` -> logits (B, out_channels, *S)."""
@@ -280,6 +284,14 @@ class DecoderStage(nn.Module):
 def make_path(skips: SkipSettings, merge: str, spatial_dims: int, widths: Sequence[int]) -> SkipPath:
     """The skip path of stages whose decoder features have the width of the skip that they meet."""
     return SkipPath(skips, spatial_dims=spatial_dims, channels=widths, decoder_channels=widths[:-1], merge=merge)
+
+
+def _start(part: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases."""
+    glorot_uniform(part)
+    for module in part.modules():
+        if isinstance(module, EfficientAttention):
+            module.start_glorot()
 
 
 def per_stage(value: int | Sequence[int]) -> list[int]:

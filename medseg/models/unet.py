@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, initialise, upsample_conv
+from medseg.blocks.conv import MAX_POOLS, ConvNormAct, conv, upsample_conv
 from medseg.blocks.encoders import NamedEncoder, encoder_name
+from medseg.blocks.initialization import initialize
 from medseg.blocks.residual import ResidualBlock
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.path import SkipPath
@@ -49,6 +50,8 @@ class UNet(nn.Module):
         downsample: ``"stride"`` of the stage's first convolution, or ``"maxpool"`` before it.
         deep_supervision: in training, return logits of every decoder resolution but the lowest, finest first.
         dropout: probability of zeroing an element after each activation.
+        initialization: how the weights begin, ``"he"`` (nnU-Net's), ``"keras"`` or ``"torch"``, see
+            `medseg.blocks.initialization.initialize`.
         skips: the skip path, by name of its merge or in full, see `medseg.blocks.skip`. None: concatenation.
 
     Raises:
@@ -73,6 +76,7 @@ class UNet(nn.Module):
         downsample: str = "stride",
         deep_supervision: bool = False,
         dropout: float = 0.0,
+        initialization: str = "he",
         skips: SkipSettings = None,
     ) -> None:
         super().__init__()
@@ -97,7 +101,7 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(conv(spatial_dims, c, out_channels, kernel=1) for c in channels[:heads])
         for part in (self.encoder, self.decoder, self.heads):
             if not isinstance(part, NamedEncoder):  # a backbone starts as its own family does
-                initialise(part, activation)
+                initialize(part, initialization, activation)
         self.skips = path
         for module in self.modules():
             if isinstance(module, ResidualBlock):
@@ -244,7 +248,7 @@ def unet_classic(
     return UNet(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=base_channels,
         max_channels=base_channels * 2 ** len(steps), strides=steps, norm="none", activation="relu",
-        downsample="maxpool", dropout=dropout, skips=skips,
+        downsample="maxpool", dropout=dropout, initialization="keras", skips=skips,
     )  # fmt: skip
 
 

@@ -7,11 +7,12 @@ Node X^{i,j} stands at down-sampling level i and position j along the skip, for 
 X^{i,0} = H(down(X^{i-1,0})) and, for j > 0, X^{i,j} = H([Up(X^{i+1,j-1}), X^{i,0}, ..., X^{i,j-1}]).
 
 Read in the official Keras code (snapshot 2659ddc): the topology; H = (3x3 convolution, ReLU, dropout 0.5) twice, with
-biases and without normalisation; He-normal weights; 2x2 transposed convolutions; the order of concatenation; a 1x1 head
-on every X^{0,j}, j >= 1. `unetpp_batchnorm` follows pytorch-nested-unet (557ea02), `unetpp_nnunet` the official
-repository's fork of nnU-Net v1. That fork supervises the shallowest head only (its issue 75); here every head is
-supervised, as the paper describes it. Ours: `dense=False` is built from the ablation's rule, since no code of UNet+ is
-published; 3D with the paper's layers; `inference="ensemble"` in the form of logits (see `UNetPlusPlus`).
+biases, without normalisation and with Keras' he_normal weights; 2x2 transposed convolutions with Keras' default weights,
+Glorot's; the order of concatenation; a 1x1 head on every X^{0,j}, j >= 1. `unetpp_batchnorm` follows pytorch-nested-unet
+(557ea02), `unetpp_nnunet` the official repository's fork of nnU-Net v1. That fork supervises the shallowest head only
+(its issue 75); here every head is supervised, as the paper describes it. Ours: `dense=False` is built from the ablation's
+rule, since no code of UNet+ is published; 3D with the paper's layers; `inference="ensemble"` in the form of logits (see
+`UNetPlusPlus`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import MAX_POOLS, conv, double_conv, initialise, resize, upsample_conv
+from medseg.blocks.conv import MAX_POOLS, conv, double_conv, resize, upsample_conv
 from medseg.blocks.encoders import NamedEncoder, encoder_name
+from medseg.blocks.initialization import initialize
 from medseg.blocks.skip import SkipSettings
 from medseg.blocks.skip.nested import decoder_positions
 from medseg.blocks.skip.path import SkipPath, SkipSite
@@ -69,6 +71,8 @@ class UNetPlusPlus(nn.Module):
             which then decides strides and channels of all levels but the finest; or ``{"name": ...}``.
         skips: the skip paths, see `medseg.blocks.skip`: each decoder node has one of its own, whose skip is what the
             node sees of its level; pyramid operations see the backbone X^{i,0}. None: concatenation, the paper's.
+        initialization: how the weights begin, ``"keras"`` (the paper's code), ``"he"`` (nnU-Net's) or ``"torch"``, see
+            `medseg.blocks.initialization.initialize`.
         probabilities: the activation that ``"ensemble"`` averages over: ``"softmax"`` or ``"sigmoid"``. None: softmax
             for two and more channels.
 
@@ -99,6 +103,7 @@ class UNetPlusPlus(nn.Module):
         conv_bias: bool = True,
         inference: str | int = "last",
         probabilities: str | None = None,
+        initialization: str = "keras",
         encoder: str | Mapping[str, str] = "plain",
         skips: SkipSettings = None,
     ) -> None:
@@ -137,7 +142,7 @@ class UNetPlusPlus(nn.Module):
             self.heads[str(j)] = conv(spatial_dims, width[0], out_channels, kernel=1, bias=bias)
         self.inference = inference
         for part in (self.nodes, self.ups, self.heads):  # a backbone by name starts as its own family does
-            initialise(part, activation)
+            initialize(part, initialization, activation)
         self.skips = path  # after the initialisation: its parts start as they need to
 
     @property
@@ -276,7 +281,7 @@ def unetpp_batchnorm(
     return UNetPlusPlus(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, depth=depth,
         base_channels=base_channels, strides=strides, deep_supervision=deep_supervision, inference=inference,
-        norm="batch", upsample="linear", dropout=0.0, skips=skips,
+        norm="batch", upsample="linear", dropout=0.0, initialization="torch", skips=skips,
     )  # fmt: skip
 
 
@@ -307,5 +312,6 @@ def unetpp_nnunet(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels,
         depth=5 if depth is None and strides is None else depth, base_channels=base_channels, max_channels=max_channels,
         strides=strides, norm=norm, deep_supervision=deep_supervision, dropout=dropout, inference=inference,
-        activation="leaky_relu", downsample="stride", bias=False, encoder=encoder, skips=skips,
+        activation="leaky_relu", downsample="stride", bias=False, initialization="he", encoder=encoder,
+        skips=skips,
     )  # fmt: skip

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from medseg.errors import BadLabels, UsageError
+from medseg.io.label_coding import label_fault
 from medseg.losses import IGNORE
-
-MAX_VALUE = 65_535  # of a label: values index a table
 
 
 class LabelCodes:
@@ -35,11 +34,8 @@ class LabelCodes:
         self.labels, self.ignore_label = {name: int(value) for name, value in labels.items()}, ignore_label
         self.values = sorted(self.labels.values())
         taken = [*self.values, *([] if ignore_label is None else [ignore_label])]
-        if len(self.values) < 2 or len(set(taken)) < len(taken) or not 0 <= min(taken) <= max(taken) <= MAX_VALUE:
-            raise UsageError(
-                f"labels {self.labels}, ignore_label {ignore_label} "
-                f"(needs two or more different values in 0..{MAX_VALUE})"
-            )
+        if fault := label_fault(self.values, ignore_label):
+            raise UsageError(f"labels {self.labels}, ignore_label {ignore_label}: {fault}", fix="correct dataset.json")
         codes = {value: place for place, value in enumerate(self.values)} if codes is None else codes
         self._codes = torch.full((max(taken) + 1,), IGNORE - 1)  # code, IGNORE, or unknown
         self._codes[self.values] = torch.tensor([codes[value] for value in self.values])

@@ -8,8 +8,7 @@ from medseg.blocks.skip.scale import check_search
 from medseg.data.dataset import SegmentationDataset
 from medseg.data.plan import Plan
 from medseg.errors import BadDataset, UsageError
-from medseg.io import find_adapter, holds_onnx, read_json
-from medseg.training.run_folder import RunFolder
+from medseg.io import find_adapter, holds_onnx
 from medseg.training.setup import Config
 
 
@@ -32,20 +31,6 @@ def check_request(cfg: Config, base: Path) -> None:
             if cfg[key]:
                 raise UsageError(f"method=skip_scale trains nothing and takes no {key}=", fix=f"leave out {key}=")
         check_search(**cfg["skip_scale"])
-
-
-def check_resumed(cfg: Config, run: RunFolder) -> None:
-    """Refuse to go on with what another model, method or part was trained for.
-
-    Raises:
-        UsageError: a setting differs from the one in the run's config.
-    """
-    old = read_json(run.config) if run.config.exists() else cfg
-    for key in ("method", "skips", "train", "model"):
-        own, other = (Path(c[key]).resolve() if key == "model" else c.get(key) for c in (cfg, old))
-        if own != other:
-            problem = f"resume=true: {key} is {own}, the run in this folder has {other}"
-            raise UsageError(problem, path=run.path, fix="give the same settings, or choose another run_dir=")
 
 
 def check_site(dataset: SegmentationDataset, plan: Plan) -> None:

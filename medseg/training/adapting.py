@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,29 @@ from medseg.blocks.skip.attach import attach_skips, changed_state
 from medseg.blocks.skip.scale import calibrate
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
+from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
+from medseg.inference.memory import activation_bytes
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
+from medseg.io.adapter_folder import ADAPTER
+from medseg.io.model_folder import DESCRIPTION
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
 from medseg.settings.training_verbs import AdaptSettings
 from medseg.targets import build_target
-from medseg.training.adapt_checks import check_request, check_resumed, check_site
+from medseg.training.adapt_checks import check_request, check_site
 from medseg.training.callbacks import Validation
-from medseg.training.fitting import Config, train
+from medseg.training.checkpoints import RunPart
+from medseg.training.fitting import Config, make_record
+from medseg.training.loop import TrainingLoop
+from medseg.training.memory import memory_suffices, require_room
 from medseg.training.report import evaluate_predictions
 from medseg.training.run_folder import RunFolder
+from medseg.training.run_record import begin, open_record
 from medseg.training.setup import choose_folds, make_data, make_folds, make_profile, make_task
 
 METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, and what is trained
@@ -38,6 +47,7 @@ METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, a
     "decoder": (None, "decoder"),
     "all": (None, "all"),
 }
+OWN_FILES = ("config.json", f"adapter/{ADAPTER}", f"adapter/{DESCRIPTION}", "before.json", "after.json")
 
 
 def adapt_command(cfg: Config) -> int:
@@ -62,29 +72,32 @@ def adapt(cfg: Config) -> Path:
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
+    if not cfg["resume"]:  # which says that the folder is a run's
+        check_outputs(cfg["run_dir"], OWN_FILES, [base, cfg["data"]["path"]])
     state, description = load_model(base)
     check_host(description["model"]["name"])
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
     run = RunFolder(cfg["run_dir"])
-    with run.lock():
-        checkpoint = run.newest_checkpoint(cfg["resume"])
-        if checkpoint:
-            check_resumed(cfg, run)
-        write_json(run.config, dict(cfg))
+    with run.lock(), memory_suffices():
+        stored = open_record(run, "adapt", cfg)
         dataset, plan = resolve_dataset(cfg["data"]), Plan.from_dict(description["plan"])
         check_site(dataset, plan)
         plan = plan.override(batch_size=cfg["batch_size"])
-        splits = make_folds(dataset, cfg["data"])
+        splits = stored.splits if stored else make_folds(dataset, cfg["data"])
         split = splits[choose_folds(cfg["fold"], len(splits))[0]]
-        prepared = prepare(dataset, plan, split["train"], cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
+        if stored:
+            stored.require_cases([case.id for case in dataset.training])
+        ids = sorted({*split["train"], *split["val"]})
+        prepared = prepare(dataset, plan, ids, cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
+        record = make_record("adapt", cfg, plan, dataset, splits, prepared, base=fingerprint)
+        if stored:
+            stored.agree(record)
         pl.seed_everything(cfg["seed"], verbose=False)
         network = create_model(**description["model"])
         network.load_state_dict(state)
         described = {**description, "plan": plan.to_dict()}
-        if method == "skip_scale":
-            found = fit_scales(cfg, run, network, described, prepared, split["train"])
-        else:
-            found = fit_part(cfg, run, network, state, described, prepared, split["train"], checkpoint)
+        site = Site(cfg, RunPart(run, stored or record), network, described, prepared, stored is not None)
+        found = fit_scales(site, split["train"]) if method == "skip_scale" else fit_part(site, split["train"], state)
         facts = {"dataset": dataset.name, "seed": cfg["seed"], "cases": len(split["train"]), **found[2]}
         origin = {"path": str(base), "fingerprint": fingerprint, "model": description["model"]["name"]}
         save_adapter(
@@ -97,45 +110,68 @@ def adapt(cfg: Config) -> Path:
 Found = tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, Any]]  # state, skips, facts
 
 
-def fit_part(
-    cfg: Config,
-    run: RunFolder,
-    network: nn.Module,
-    state: Mapping[str, Tensor],
-    description: Mapping[str, Any],
-    prepared: PreparedDataset,
-    ids: Sequence[str],
-    checkpoint: Path | None,
-) -> Found:
+@dataclass(frozen=True)
+class Site:
+    """What a model is adapted with.
+
+    Attributes:
+        cfg: of ``medseg adapt``.
+        part: the run.
+        network: with the weights of the base.
+        description: of the base, with the plan of the site.
+        prepared: the cases.
+        resumed: go on where the run has begun.
+    """
+
+    cfg: Config
+    part: RunPart
+    network: nn.Module
+    description: Mapping[str, Any]
+    prepared: PreparedDataset
+    resumed: bool
+
+    @property
+    def plan(self) -> Plan:
+        """Of the site."""
+        return Plan.from_dict(self.description["plan"])
+
+    def begin(self) -> None:
+        """The first write."""
+        keep_account(self.part.run.path, OWN_FILES)
+        begin(self.part.run, self.part.record, self.cfg, resumed=self.resumed)
+
+
+def fit_part(site: Site, ids: Sequence[str], state: Mapping[str, Tensor]) -> Found:
     """Train what the method names, with the training's own machinery."""
+    cfg, network, plan = site.cfg, site.network, site.plan
     skips, part = METHODS[cfg["method"]]
     skips = cfg["skips"] or skips
     trained = attach_skips(network, skips, train=cfg["train"] or part)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     count, total = sum(sizes[name] for name in trained), sum(sizes.values())
     print(f"medseg: {cfg['method']} trains {count:,} of {total:,} parameters on {len(ids)} cases", flush=True)
-    plan, profile = Plan.from_dict(description["plan"]), make_profile(cfg["trainer"])
-    task = make_task(cfg, with_slices(network, plan.slice_axis), build_target(description["target"]), profile)
-    data = make_data(cfg, prepared, plan, ids, task.target, profile)
-    facts = train(cfg["trainer"], run, task, data, (), checkpoint)
+    profile = make_profile(cfg["trainer"])
+    require_room(activation_bytes(network, (1, len(plan.channel_names), *plan.in_slice().patch_size)), plan, profile)
+    target = build_target(site.description["target"])
+    task = make_task(cfg, with_slices(network, plan.slice_axis), target, profile)
+    data = make_data(cfg, site.prepared, plan, ids, target, profile)
+    loop = TrainingLoop(cfg["trainer"], site.part, task, data, resumed=site.resumed)
+    site.begin()
+    facts = loop.run()
     changed = changed_state(without_slices(task.final_network).cpu(), state)
     return changed, skips, {**facts, "trained_parameters": count, "parameters": total}
 
 
-def fit_scales(
-    cfg: Config,
-    run: RunFolder,
-    network: nn.Module,
-    description: Mapping[str, Any],
-    prepared: PreparedDataset,
-    ids: Sequence[str],
-) -> Found:
+def fit_scales(site: Site, ids: Sequence[str]) -> Found:
     """Choose the factors of the skips by the Dice of the labelled cases; nothing is trained."""
-    profile, whole = make_profile(cfg["trainer"]), with_slices(network, Plan.from_dict(description["plan"]).slice_axis)
+    cfg, network = site.cfg, site.network
+    profile = make_profile(cfg["trainer"])
     plain = {**cfg, "trainer": {**cfg["trainer"], "ema": 0}}
-    task = make_task(plain, whole, build_target(description["target"]), profile)
-    judge = Validation(prepared, ids, run, description, cfg["trainer"])
+    whole = with_slices(network, site.plan.slice_axis)
+    task = make_task(plain, whole, build_target(site.description["target"]), profile)
+    judge = Validation(site.prepared, ids, site.part.folder.best, site.description, cfg["trainer"])
     scores = cfg["skip_scale"]
+    site.begin()
     found = calibrate(
         network,
         lambda model: float(np.nanmean(judge.dice(task))),
@@ -158,7 +194,7 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
     for name, adapter in (("before", None), ("after", run.path / "adapter")):
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
-        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"], own_folder=True)
         report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
         means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from medseg.data.sampling import PatchDataset
 from medseg.data.views import ViewDataset
-from medseg.errors import ResourceError
+from medseg.errors import MedsegError, ResourceError
 from medseg.io import free_memory
+from medseg.training.signals import ignore_stop_signals
 
 WORKER_BYTES = 2**30  # what a worker needs at most: its imports and a few patches; the arrays are memory-mapped
-_LOST_WORKER = ("DataLoader worker", "DataLoader timed out")
+LOOKS = 10  # of the watch for hung workers, within their timeout
 
 
 class StepStream(Sampler[list[int]]):
@@ -69,33 +72,99 @@ class TrainingData(pl.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        several: dict[str, Any] = {"timeout": self.timeout, "prefetch_factor": 4} if self.workers else {}
+        several: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _serve} if self.workers else {}
         # Its own generator: drawing the workers' seed from the global one would shift dropout after a resume.
-        return DataLoader(
-            self.dataset, batch_sampler=stream, num_workers=self.workers, generator=torch.Generator(), **several
+        return WatchedLoader(
+            ErrorsAsSamples(self.dataset),
+            watch=self.watch,
+            timeout=self.timeout,
+            batch_sampler=stream,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),
+            **several,
         )
 
     @contextmanager
     def name_lost_workers(self) -> Iterator[None]:
-        """Turn torch's errors about dead and hung workers into one that names the case."""
+        """Turn what torch says of dead and hung workers into one line that names the case; none outlives the block."""
         try:
             yield
-        except RuntimeError as error:
-            if not str(error).startswith(_LOST_WORKER):
+        except Exception as error:
+            if not self.watch.hung and not str(error).startswith("DataLoader worker"):
                 raise
-            state = "hung" if "timed out" in str(error) else "died (killed, or out of memory)"
+            state = "hung" if self.watch.hung else "died (killed, or out of memory)"
             raise ResourceError(
                 f"a data worker {state} while reading case {' or '.join(self.watch.current())}",
-                fix="check that case, free memory, or set data.workers=0; then go on with resume=true",
+                fix="check that case, free memory, or set data.loader_workers=0; then go on with resume=true",
                 written="The last checkpoint is kept.",
             ) from error
+        finally:
+            end_workers()
+
+
+class WatchedLoader(DataLoader):
+    """A loader that raises what went wrong with a case, and ends workers that keep it waiting too long.
+
+    torch's own timeout does not see a worker that stops after it has announced a batch: receiving that batch asks the
+    worker for it, and waits without end.
+    """
+
+    def __init__(self, *args: Any, watch: CaseWatch, timeout: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.watch, self.patience = watch, timeout
+
+    def __iter__(self) -> Any:
+        """Batches, as the loader makes them."""
+        batches = super().__iter__()
+        with self.watch.patience(self.patience) if self.num_workers else nullcontext(nullcontext) as waiting:
+            while True:
+                with waiting():
+                    batch = next(batches, None)
+                if isinstance(batch, MedsegError):
+                    raise batch
+                if batch is None:
+                    return
+                yield batch
+
+
+class ErrorsAsSamples(Dataset[Any]):
+    """A dataset whose refusals are values: a worker would hand them over as a page of text."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample, or the error."""
+        try:
+            return self.dataset[index]
+        except MedsegError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, MedsegError)), None) or default_collate(samples)
+
+
+def _serve(worker: int) -> None:
+    ignore_stop_signals()
+
+
+def end_workers() -> None:
+    """Kill the children of this process: no other signal reaches one that was stopped, and there is nothing to lose."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 class CaseWatch:
-    """Shared memory in which each worker notes the case that it is about to read."""
+    """Shared memory in which each worker notes the case that it is about to read, and an eye on how long it takes.
+
+    Attributes:
+        hung: a batch did not come in time, and the workers were ended.
+    """
 
     def __init__(self, ids: Sequence[str], workers: int) -> None:
-        self.ids = list(ids)
+        self.ids, self.hung = list(ids), False
         self._slots = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
 
     def announce(self, case_id: str) -> None:
@@ -106,6 +175,34 @@ class CaseWatch:
     def current(self) -> list[str]:
         """The cases that the workers last began."""
         return [self.ids[i] for i in self._slots if i >= 0] or ["(none yet)"]
+
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[Callable[[], Any]]:
+        """Give a context for waits in the block; where one of them lasts longer than that, all workers are ended."""
+        since: float | None = None
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(min(1.0, seconds / LOOKS)):
+                began = since
+                if began is not None and time.monotonic() - began > seconds:
+                    self.hung = True
+                    end_workers()
+
+        @contextmanager
+        def waiting() -> Iterator[None]:
+            nonlocal since
+            since = time.monotonic()
+            try:
+                yield
+            finally:
+                since = None
+
+        threading.Thread(target=look, daemon=True).start()
+        try:
+            yield waiting
+        finally:
+            over.set()
 
 
 def choose_loader_workers(requested: int | str | None, device: str) -> int:

@@ -12,26 +12,34 @@ from torch import Tensor, nn
 
 from medseg.data.catalogue import find_dataset, resolve_dataset
 from medseg.data.dataset import Case
+from medseg.data.keys import content_key
+from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.splits import read_splits
-from medseg.data.unlabelled import at_least_two, find_images, is_labelled, plan_images
+from medseg.data.unlabelled import at_least_two, find_images, is_labelled, plan_images, source_ids
 from medseg.data.views import ViewDataset
 from medseg.device import DeviceProfile
 from medseg.errors import UsageError
-from medseg.io import write_json
+from medseg.io.model_folder import DESCRIPTION, WEIGHTS
 from medseg.losses.barlow_twins import barlow_twins_loss
 from medseg.models import create_model
 from medseg.settings.training_verbs import PretrainSettings
-from medseg.training.fitting import plan_training, train
+from medseg.training.checkpoints import RunPart
+from medseg.training.fitting import plan_training
 from medseg.training.loader import TrainingData, choose_loader_workers
-from medseg.training.pretrained import encoder_of, save_pretrained
+from medseg.training.loop import TrainingLoop
+from medseg.training.memory import memory_suffices
+from medseg.training.pretrained import ENCODER, encoder_of, save_pretrained
 from medseg.training.report import draw_curve
 from medseg.training.run_folder import RunFolder
+from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.schedule import Budget
 from medseg.training.setup import choose_folds, fit_patch, make_budget, make_folds, make_profile, model_arguments
 from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
+RUN_FILES = ("config.json", "plan.json", "progress.png")
+OWN_FILES = (*RUN_FILES, f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{DESCRIPTION}")
 
 
 def pretrain_command(cfg: Config) -> int:
@@ -53,25 +61,32 @@ def pretrain(cfg: Config) -> Path:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
     cfg = PretrainSettings.of(cfg).to_config()
+    if not cfg["resume"]:  # which says that the folder is a run's
+        check_outputs(cfg["run_dir"], OWN_FILES, [cfg["data"]["path"]])
     run = RunFolder(cfg["run_dir"])
-    with run.lock():
-        checkpoint = run.newest_checkpoint(cfg["resume"])
-        write_json(run.config, dict(cfg))
+    with run.lock(), memory_suffices():
+        stored = open_record(run, "pretrain", cfg)
         profile = make_profile(cfg["trainer"])
-        cases, plan = choose_images(cfg, profile)
+        cases, plan, known = choose_images(cfg, profile, stored)
+        keys = {case.id: content_key(case) for case in cases}
+        record = RunRecord.of("pretrain", cfg, plan.to_dict(), splits=[], cases=keys, known=known)
+        if stored:
+            stored.agree(record)
         pl.seed_everything(cfg["seed"], verbose=False)
         arguments = model_arguments(cfg["model"], plan, {"out_channels": 1})
         model = create_model(**arguments)
         encoder = encoder_of(model, arguments["name"])
         plan = fit_patch(plan, model)
-        plan.save(run.plan)
         network = Embedding(encoder, embedding_width(encoder, plan), cfg["projector"])
         task = make_pretraining(cfg, network, profile)
         data = make_views(cfg, cases, plan, profile)
         size = f"encoder of {arguments['name']}, {sum(p.numel() for p in encoder.parameters()):,} parameters"
         views = f"views of {list(plan.patch_size)}, batch {data.dataset.batch_size}"
         print(f"medseg: {size}; {len(cases)} images, {views}; {profile}", flush=True)
-        facts = train(cfg["trainer"], run, task, data, [], checkpoint)
+        loop = TrainingLoop(cfg["trainer"], RunPart(run, stored or record), task, data, resumed=stored is not None)
+        keep_account(run.path, RUN_FILES)
+        begin(run, stored or record, cfg, resumed=stored is not None)
+        facts = loop.run()
         draw_curve(run)
         final = task.final_network
         assert isinstance(final, Embedding)
@@ -81,11 +96,16 @@ def pretrain(cfg: Config) -> Path:
         return save_pretrained(run.path, final.encoder, {**description, "pretraining": seen})
 
 
-def choose_images(cfg: Config, profile: DeviceProfile) -> tuple[list[Case], Plan]:
-    """The images to see, and the plan: of a dataset what a training of that fold trains on, else a folder's images.
+def choose_images(
+    cfg: Config, profile: DeviceProfile, stored: RunRecord | None = None
+) -> tuple[list[Case], Plan, list[str]]:
+    """The images to see, the plan, and the ids of all that are there.
+
+    Of a dataset, the images are what a training of that fold trains on, else all of a folder but those that validate.
+    A run that goes on keeps its own.
 
     Raises:
-        BadDataset: fewer than two images.
+        BadDataset: fewer than two images, or images that the stored run saw are gone.
         UsageError: volumes instead of images.
     """
     data = cfg["data"]
@@ -94,22 +114,32 @@ def choose_images(cfg: Config, profile: DeviceProfile) -> tuple[list[Case], Plan
         dataset = resolve_dataset(data)
         if dataset.spatial_dims != 2:
             raise UsageError("pretraining takes 2D images, this dataset holds volumes", path=root)
+        known = [case.id for case in dataset.training]
+        if stored:
+            stored.require_cases(known)
+            return [dataset.case(case) for case in stored.cases], Plan.from_dict(stored.plan), known
         folds = make_folds(dataset, data)
         (fold,) = choose_folds(one_fold(cfg), len(folds))
         cases = [dataset.case(case) for case in folds[fold]["train"]]
-        return at_least_two(cases, root), plan_training(dataset, cfg)
+        return at_least_two(cases, root), plan_training(dataset, cfg), known
     if data["group_by"]:
         raise UsageError("data.group_by needs a dataset, this is a folder of images", path=root, fix="leave it out")
     left_out: list[str] = []
-    if data["split_file"]:
+    if data["split_file"] and not stored:
         folds = read_splits(Path(data["split_file"]), None)
         left_out = folds[choose_folds(one_fold(cfg), len(folds))[0]]["val"]
-    cases = find_images(root, leave_out=left_out, test=data["test"])
+    there = find_images(root, test=data["test"])
+    known = [case.id for case in there]
+    if stored:
+        stored.require_cases(known)
+        return [case for case in there if case.id in stored.cases], Plan.from_dict(stored.plan), known
+    cases = [case for case in there if source_ids(case.id).isdisjoint(left_out)]
+    at_least_two(cases, root)
     given = dict(cfg["plan"])
     if given.pop("file", None):
-        return cases, Plan.load(cfg["plan"]["file"]).override(**given)
+        return cases, Plan.load(cfg["plan"]["file"]).override(**given), known
     choices = {"workers": data["workers"], "color": data["color"], "device": profile.device.type}
-    return cases, plan_images(cases, data["name"], given=given, **choices)
+    return cases, plan_images(cases, data["name"], given=given, **choices), known
 
 
 def one_fold(cfg: Config) -> int:

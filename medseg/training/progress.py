@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from medseg.training.task import TrainingTask
 
 LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
-SMOOTHING = 0.95
 
 
 class ProgressReport(pl.Callback):
@@ -25,7 +24,6 @@ class ProgressReport(pl.Callback):
 
     def __init__(self, batch_size: int, shown: bool = True) -> None:
         self.batch_size, self.shown = batch_size, shown
-        self.loss: float | None = None
         self.waited = self.worked = 0.0
         self.steps = 0
         self.bar: Progress | None = None
@@ -62,11 +60,9 @@ class ProgressReport(pl.Callback):
         self.mark = time.monotonic()
         self.waited += self.mark - task.step_ended if self.steps else 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *_: Any) -> None:
         """Update the bar, or print a line."""
         assert isinstance(task, TrainingTask)
-        loss = float(outputs["loss"])
-        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         now = time.monotonic()
         self.worked += now - self.mark if self.steps else 0.0
         self.steps += 1
@@ -83,12 +79,12 @@ class ProgressReport(pl.Callback):
             self.bar = None
 
     def _status(self, trainer: pl.Trainer, task: TrainingTask) -> str:
-        dice = trainer.callback_metrics.get("val/dice")
+        loss, dice = (trainer.callback_metrics.get(name) for name in ("train/loss", "val/dice"))
         elapsed, progress = task.budget.elapsed(), task.progress
         left = elapsed / progress * (1 - progress) if progress else 0.0
         speed = self.batch_size / max(self.seconds_per_step, 1e-9)
         scored = "" if dice is None else f"  Dice {float(dice):.3f}"
         return (
-            f"step {trainer.global_step}  loss {self.loss:#.3g}{scored}  {speed:.1f} patches/s"
+            f"step {trainer.global_step}  loss {float(loss or 0.0):#.3g}{scored}  {speed:.1f} patches/s"
             f"  waiting {self.data_wait:.0%}  {elapsed / 60:.1f} min, {left / 60:.1f} left"
         )

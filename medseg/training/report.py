@@ -38,7 +38,7 @@ def report_validation(
         tta=settings["tta"],
     )
     cases = [dataset.case(case) for case in ids]
-    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"])
+    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"], own_folder=True)
     single = all(len(values) == 1 for values in predictor.target.classes.values())
     # Operations know label values: in a map of regions they would tear holes into the regions around.
     operations = postprocess_validation(run, dataset, cases, files) if single else []
@@ -110,7 +110,7 @@ class _ReadAgain:
 def report_folds(run: RunFolder, folds: Sequence[RunFolder]) -> None:
     """Mean over the folds' validation means, as ``crossval.json`` and one line."""
     means = {fold.path.name: read_json(fold.validation / "summary.json")["foreground_mean"] for fold in folds}
-    names = [name for name, value in next(iter(means.values())).items() if value is not None]
+    names = [name for name in next(iter(means.values())) if all(mean[name] is not None for mean in means.values())]
     overall = {name: sum(mean[name] for mean in means.values()) / len(means) for name in names}
     write_json(run.path / "crossval.json", {"folds": means, "mean": overall})
     print(f"medseg: {len(folds)} folds, mean foreground Dice {overall.get('Dice', float('nan')):.4f}")

@@ -1,35 +1,29 @@
-"""The folder of a run: one process at a time, checkpoints that survive a kill, and where everything lies."""
+"""The folder of a run: one process at a time, and where everything lies."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pytorch_lightning.plugins.io import CheckpointIO
+from medseg.errors import ResourceError, UsageError
 
-from medseg.errors import MedsegError, ResourceError, UsageError
-from medseg.io import load_checkpoint, save_checkpoint
+OTHER_FOLDER = "choose another run_dir="
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a link or a pipe is not followed
 
 
 class RunFolder:
-    """Paths of one run.
+    """Paths of one run; nothing is made before `lock`.
 
     Args:
-        path: the folder; created with its parents.
+        path: the folder.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"the run folder cannot be created: {error.strerror}", path=self.path, fix="choose another run_dir="
-            ) from error
+        self.path = Path(path).expanduser()
+        self.record = self.path / "run.json"
         self.config = self.path / "config.json"
         self.plan = self.path / "plan.json"
         self.splits = self.path / "splits_final.json"
@@ -38,58 +32,58 @@ class RunFolder:
         self.validation = self.path / "validation"
         self.curve = self.path / "progress.png"
 
-    @contextmanager
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the newest."""
+        return self.checkpoint.with_name("previous.ckpt")
+
+    def occupied(self) -> Path | None:
+        """The first thing in the folder that a run would write over, if there is any."""
+        own = ("model.json", "model.safetensors", "crossval.json", "encoder", "adapter", "logs", "tensorboard")
+        paths = [self.checkpoint, self.previous, self.record, self.config, self.plan, self.splits, self.best]
+        paths += [self.validation, self.curve, *(self.path / name for name in (*own, "before.json", "after.json"))]
+        return next((path for path in (*paths, *self.path.glob("fold_*")) if os.path.lexists(path)), None)
+
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Refuse a second run in the same folder; the lock goes with the process, however it ends."""
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                fix = "wait for it, or choose another run_dir="
-                raise UsageError("another run is using this folder", path=self.path, fix=fix) from error
-            yield
+        """Make the folder, and refuse a second run in it; the lock goes with the process, however it ends.
 
-    def newest_checkpoint(self, resume: bool) -> Path | None:
-        """The checkpoint to go on from.
-
-        The one before it is taken, with a notice, if the newest is damaged.
+        A folder in which nothing was written is removed again.
 
         Raises:
-            UsageError: a checkpoint is there but `resume` is not set, so that it would be overwritten.
+            UsageError: another run holds it, or its lock is no file of ours.
+            ResourceError: it cannot be made or written.
         """
-        found = [path for path in (self.checkpoint, previous(self.checkpoint)) if path.exists()]
-        if found and not resume:
-            fix = "add resume=true to go on with it, or choose another run_dir="
-            raise UsageError("the run folder holds a checkpoint already", path=self.path, fix=fix)
-        for path in found:
+        missing = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = self._hold(self.path / ".lock")
+        except OSError as error:
+            problem = f"the run folder cannot be written: {error.strerror}"
+            raise ResourceError(problem, path=self.path, fix=OTHER_FOLDER) from error
+        try:
+            yield
+        finally:
+            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+                with contextlib.suppress(OSError):
+                    (self.path / ".lock").unlink()
+                    for folder in missing:
+                        folder.rmdir()
+            os.close(handle)
+
+    def _hold(self, path: Path) -> int:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UsageError(
+                "the lock of a run folder is no file of ours", path=path, fix=f"remove it, or {OTHER_FOLDER}"
+            )
+        while True:
+            handle = os.open(path, _OPEN, 0o666)
             try:
-                load_checkpoint(path)
-                return path
-            except MedsegError as error:
-                print(f"medseg: {error} Trying the checkpoint before it.")
-        return None
-
-
-def previous(checkpoint: Path) -> Path:
-    """Where the checkpoint before the newest is kept."""
-    return checkpoint.with_name("previous.ckpt")
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints through medseg's doors: written atomically, loaded without unpickling code."""
-
-    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Keep the old file as ``previous.ckpt`` and write the new one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.replace(path, previous(path))
-        save_checkpoint(path, dict(checkpoint))
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = True) -> dict[str, Any]:
-        """Plain data and tensors only."""
-        return load_checkpoint(path)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete it."""
-        Path(path).unlink(missing_ok=True)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(handle)
+                fix = f"wait for it, or {OTHER_FOLDER}"
+                raise UsageError("another run is using this folder", path=self.path, fix=fix) from error
+            if path.exists() and os.path.samestat(os.fstat(handle), path.lstat()):
+                return handle
+            os.close(handle)  # its owner removed it between the two calls

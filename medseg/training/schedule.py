@@ -66,7 +66,11 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-SCHEDULES = {"poly": _poly, "cosine": _cosine, "constant": lambda progress: 1.0}
+def _step(progress: float) -> float:
+    return 0.9 ** int(50 * progress + 1e-9)  # 1e-9: 0.58 * 50 is 28.999999999999996
+
+
+SCHEDULES = {"poly": _poly, "cosine": _cosine, "step": _step, "constant": lambda progress: 1.0}
 
 
 def learning_rate_factor(progress: float, schedule: str, warmup: float) -> float:
@@ -74,7 +78,8 @@ def learning_rate_factor(progress: float, schedule: str, warmup: float) -> float
 
     Args:
         progress: share of training done, 0..1.
-        schedule: ``"poly"`` ((1 - progress)^0.9, nnU-Net's), ``"cosine"`` or ``"constant"``.
+        schedule: ``"poly"`` ((1 - progress)^0.9, nnU-Net's), ``"cosine"``, ``"step"`` (times 0.9 after every fiftieth
+            of training, HybridGNet's) or ``"constant"``.
         warmup: share of training in which the factor also rises linearly from 0.
 
     Raises:

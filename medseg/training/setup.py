@@ -29,8 +29,8 @@ from medseg.models import MODELS
 from medseg.targets import Landmarks, Target
 from medseg.targets.base import configure_target
 from medseg.targets.contours import lost_structures
+from medseg.training.checkpoints import AtomicCheckpointIO, RunPart
 from medseg.training.loader import TrainingData, choose_loader_workers
-from medseg.training.run_folder import AtomicCheckpointIO, RunFolder
 from medseg.training.schedule import Budget, parse_max_time
 from medseg.training.task import SegmentationTask
 
@@ -225,7 +225,7 @@ def make_data(
 
 
 def make_trainer(
-    settings: Config, run: RunFolder, profile: DeviceProfile, callbacks: Sequence[pl.Callback]
+    settings: Config, part: RunPart, profile: DeviceProfile, callbacks: Sequence[pl.Callback]
 ) -> pl.Trainer:
     """Lightning's trainer: one endless epoch, ended by the budget."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
@@ -233,7 +233,7 @@ def make_trainer(
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")
     several = settings["devices"] != 1
     return pl.Trainer(
-        default_root_dir=run.path,
+        default_root_dir=part.folder.path,
         accelerator="gpu" if profile.device.type == "cuda" else profile.device.type,
         devices=settings["devices"],
         # Processes are spawned with the composed config in hand, so that all of them share one run folder.
@@ -243,8 +243,8 @@ def make_trainer(
         gradient_clip_val=settings["gradient_clip"],
         accumulate_grad_batches=settings["accumulate"],
         callbacks=list(callbacks),
-        plugins=[AtomicCheckpointIO()],
-        logger=make_loggers(run.path, settings["tensorboard"]),
+        plugins=[AtomicCheckpointIO(part)],
+        logger=make_loggers(part.folder.path, settings["tensorboard"]),
         log_every_n_steps=20,
         use_distributed_sampler=False,
         enable_checkpointing=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from medseg.errors import Interrupted
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -24,23 +27,36 @@ class StopRequest:
         error.exit_code = 128 + self.signum
         return error
 
+    def listen(self) -> None:
+        """From now on note the first SIGINT or SIGTERM instead of dying from it, in the main thread of a process."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in STOPPING:
+                signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.signum = signum
+        for child in multiprocessing.active_children():  # the processes of one training; data workers do not mind
+            child.terminate()
+
 
 @contextmanager
-def catch_stop_signals() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM instead of dying from it. Outside the main thread nothing is caught."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        if request.signum is not None:
-            raise KeyboardInterrupt
-        request.signum = signum
-
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+def catch_stop_signals(request: StopRequest) -> Iterator[None]:
+    """Let a request note signals, and give them back in the end. Outside the main thread nothing is caught."""
+    before = {signum: signal.getsignal(signum) for signum in STOPPING}
+    request.listen()
     try:
-        yield request
+        yield
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+def ignore_stop_signals() -> None:
+    """For processes that serve another one: a signal to the whole group shall not end them before its step is done."""
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)

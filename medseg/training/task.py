@@ -59,6 +59,11 @@ class TrainingTask(pl.LightningModule):
         """Lightning hook."""
         return make_optimizer(self.network, self.optimizer_settings)
 
+    def check_settings(self) -> None:
+        """Refuse settings of the optimiser and its schedule that cannot be, before anything is written."""
+        self.configure_optimizers()
+        learning_rate_factor(0.0, self.optimizer_settings["schedule"], self.optimizer_settings["warmup"])
+
     def on_train_start(self) -> None:
         """Start the clock; restore the random state of a resumed run, after everything that sets up has drawn."""
         self.budget.start()

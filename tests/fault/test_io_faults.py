@@ -201,13 +201,13 @@ def itk_bytes(path: Path, *, compress: bool) -> bytes:
 MHA_FAULTS: dict[str, tuple[bytes, bytes, type[MedsegError], str]] = {
     "zero spacing": (b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 0 1", BadGeometry, r"ElementSpacing\[1\] is 0"),
     "negative spacing": (b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 1 -1", BadGeometry, r"ElementSpacing\[2\]"),
-    "nan spacing": (b"ElementSpacing = 1 1 1", b"ElementSpacing = nan 1 1", BadGeometry, r"ElementSpacing\[0\] is nan"),
+    "nan spacing": (b"ElementSpacing = 1 1 1", b"ElementSpacing = nan 1 1", BadGeometry, r"ElementSpacing is nan"),
     "no number": (b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 one 1", UnreadableFile, "no number"),
     "singular": (b"Matrix = 1 0 0 0 1 0", b"Matrix = 1 0 0 1 0 0", BadGeometry, "direction|singular"),
     "huge": (b"DimSize = 6 5 4", b"DimSize = 60000 50000 40000", UnreadableFile, "its header promises"),
     "empty axis": (b"DimSize = 6 5 4", b"DimSize = 6 0 4", UnreadableFile, "DimSize is '6 0 4'"),
     "unknown type": (b"MET_SHORT", b"MET_OTHER", BadVoxels, "ElementType is 'MET_OTHER'"),
-    "no header": (b"ElementDataFile", b"ElementDataNone", UnreadableFile, "not a MetaImage"),
+    "no header": (b"ElementDataFile", b"Nothing", UnreadableFile, "not a MetaImage"),
 }
 
 

@@ -15,6 +15,7 @@ from medseg.data.dataset import Case
 from medseg.errors import MedsegError, PartialFailure, ResourceError
 from medseg.inference import Predictor, predict_cases
 from medseg.io import atomic
+from medseg.io.ledger import LEDGER
 
 SHAPE = (9, 10, 8)
 
@@ -23,6 +24,10 @@ def save(path: Path, array: np.ndarray) -> Case:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, np.eye(4)), path)
     return Case(path.name.partition(".")[0], (path,))
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {LEDGER}
 
 
 @pytest.fixture
@@ -86,11 +91,11 @@ def test_a_bad_case_alone_and_among_others(
     assert alone.value.exit_code == 3
     assert "case bad" in str(alone.value)
     assert "\n" not in str(alone.value)
-    assert list((tmp_path / "alone").iterdir()) == []
+    assert written(tmp_path / "alone") == set()
     with pytest.raises(PartialFailure, match="1 of 3 cases failed: bad: ") as among:
         predict_cases(predictor, [good, bad, Case("again", good.images)], tmp_path / "out", progress=False)
     assert among.value.exit_code == 6
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "again.nii.gz"}
+    assert written(tmp_path / "out") == {"good.nii.gz", "again.nii.gz"}
 
 
 def test_nan_as_zero_is_said(tmp_path: Path, predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
@@ -128,16 +133,18 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_no_partial_file_and_the_old_one(tmp_path: Path, predictor: Predictor, good: Case) -> None:
     large, out = Case("large", good.images), tmp_path / "out"
-    out.mkdir()
-    (out / "large.nii.gz").write_bytes(b"old")
+    old = predict_cases(predictor, [Case("old", good.images)], out, progress=False)[0].rename(out / "large.nii.gz")
+    ledger = (out / LEDGER).read_text().replace("old.nii.gz", "large.nii.gz")
+    (out / LEDGER).write_text(ledger)
+    before = old.read_bytes()
     with pytest.raises(PartialFailure, match="large: cannot be written: No space left on device"):
         predict_cases(predictor, [large, good], out, progress=False)
-    assert {path.name for path in out.iterdir()} == {"large.nii.gz", "good.nii.gz"}
-    assert (out / "large.nii.gz").read_bytes() == b"old"
+    assert written(out) == {"large.nii.gz", "good.nii.gz"}
+    assert old.read_bytes() == before
     with pytest.raises(ResourceError) as error:
         predict_cases(predictor, [large], tmp_path / "new", probabilities=True, progress=False)
     assert error.value.exit_code == 4
-    assert list((tmp_path / "new").iterdir()) == []
+    assert written(tmp_path / "new") == set()
 
 
 def test_dicom_seg_without_its_package_is_told_per_case(
@@ -148,4 +155,4 @@ def test_dicom_seg_without_its_package_is_told_per_case(
     with pytest.raises(MedsegError, match=r'pip install "medseg\[dicom\]"') as error:
         predict_cases(predictor, [Case("ct", (tmp_path / "ct",))], tmp_path / "out", dicom_seg=True, progress=False)
     assert error.value.exit_code == 2
-    assert list((tmp_path / "out").iterdir()) == []
+    assert written(tmp_path / "out") == set()

@@ -42,6 +42,11 @@ class EfficientAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
 
+    def start_glorot(self) -> None:
+        """Glorot-uniform queries, keys and values: three layers of C outputs each that are computed as one."""
+        for weight in self.qkv.weight.data.chunk(3):
+            nn.init.xavier_uniform_(weight)
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(to_tokens(image)).chunk(3, dim=-1))

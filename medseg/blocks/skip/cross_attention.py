@@ -9,6 +9,7 @@ from medseg.blocks.attention.efficient import efficient_attention
 from medseg.blocks.attention.mix_ffn import MixFFN
 from medseg.blocks.attention.tokens import ChannelNorm, to_image, to_tokens
 from medseg.blocks.conv import conv
+from medseg.blocks.initialization import glorot_uniform
 from medseg.blocks.skip import MERGES, SkipContext, SkipMerge
 from medseg.errors import UsageError
 
@@ -21,6 +22,7 @@ class SkipCrossAttention(SkipMerge):
 
     As in the official code, keys **and** queries are the skip; the paper's figure takes the keys from the decoder,
     and its authors say that the code is right (issue 13 of their repository). Both sides share one layer norm.
+    It starts with Xavier-uniform weights and zero biases.
     """
 
     def __init__(self, *, spatial_dims: int, skip_channels: int, decoder_channels: int) -> None:
@@ -33,6 +35,7 @@ class SkipCrossAttention(SkipMerge):
         self.project_norm = ChannelNorm(self.out_channels)
         self.ffn_norm = ChannelNorm(self.out_channels)
         self.ffn = MixFFN(spatial_dims, self.out_channels, 2 * self.out_channels)
+        glorot_uniform(self)
 
     def forward(self, skip: Tensor, decoder: Tensor, context: SkipContext | None = None) -> Tensor:
         """skip (B, C, *S), decoder (B, C, *S) -> (B, 2 C, *S)."""

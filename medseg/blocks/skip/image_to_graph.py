@@ -46,11 +46,11 @@ def sample_at(features: Tensor, positions: Tensor) -> Tensor:
         (B, N, C) in the type of the positions; no gradient flows to the positions.
     """
     batch, nodes = positions.shape[:2]
-    size = positions.new_tensor([features.shape[3], features.shape[2]])
-    low = positions.detach().float() * size - 1
+    exact = torch.promote_types(positions.dtype, torch.float32)  # boxes of bfloat16 would lie on 1/256 of a width
+    low = positions.detach().to(exact) * positions.new_tensor([features.shape[3], features.shape[2]], dtype=exact) - 1
     numbers = torch.arange(batch, device=low.device, dtype=low.dtype)[:, None, None].expand(-1, nodes, -1)
     boxes = torch.cat((numbers, low, low + WINDOW), 2).flatten(0, 1)
     from torchvision.ops import roi_align  # a second that other networks do without
 
-    sampled = roi_align(features.float(), boxes, output_size=1, sampling_ratio=WINDOW, aligned=True)
+    sampled = roi_align(features.to(exact), boxes, output_size=1, sampling_ratio=WINDOW, aligned=True)
     return sampled.view(batch, nodes, features.shape[1]).to(positions.dtype)

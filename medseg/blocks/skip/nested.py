@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.blocks.conv import double_conv, initialise, resize
+from medseg.blocks.conv import double_conv, resize
+from medseg.blocks.initialization import he_normal
 from medseg.blocks.skip import PYRAMID, PyramidOperation, SkipContext
 
 
@@ -59,7 +60,7 @@ class NestedSkips(PyramidOperation):
         for i, j in self.positions:
             inputs = channels[i + 1] + channels[i] * (j if dense else 1)
             self.nodes[f"{i}_{j}"] = double_conv(spatial_dims, inputs, channels[i], layers)
-        initialise(self, activation)
+        he_normal(self, activation)
 
     def forward(self, features: tuple[Tensor, ...], context: SkipContext) -> tuple[Tensor, ...]:
         """Per level (B, C_l, *S_l) -> the same shapes."""

@@ -61,6 +61,26 @@ def test_a_constant_image_becomes_0(nonzero):
         assert not out.any()
 
 
+@pytest.mark.parametrize("unit", [1e-30, 2e-12, 1e-7, 1e7, 1e30])
+@pytest.mark.parametrize("scheme", ["zscore", "tissue", "percentile", "minmax255", "ct"])
+def test_the_unit_of_the_intensities_does_not_matter(image, scheme, unit):
+    image[:, :2] = 0
+    of_ct = {"lower": 450.0, "upper": 560.0, "mean": 500.0, "std": 30.0}
+    outs = []
+    for scale in (1.0, unit):
+        numbers = {key: value * scale for key, value in of_ct.items()} if scheme == "ct" else {}
+        made = {"scheme": "zscore", "nonzero": True} if scheme == "tissue" else {"scheme": scheme, **numbers}
+        outs.append(normalize(image * np.float32(scale), [made]))
+    np.testing.assert_allclose(outs[1], outs[0], rtol=1e-4, atol=1e-4)
+    assert outs[1].std() > 0.1
+
+
+def test_rounding_is_no_contrast():
+    image = np.full((1, 5, 5), 1000, np.float32)
+    image[0, 0, 0] = np.nextafter(np.float32(1000), np.float32(1001))
+    assert np.abs(normalize(image, [{"scheme": "zscore"}])).max() < 1e-3
+
+
 def test_unknown_scheme_is_told_the_nearest(image):
     with pytest.raises(UsageError, match="did you mean 'zscore'"):
         normalize(image, [{"scheme": "z-score"}])

@@ -83,6 +83,17 @@ def test_anisotropic_volumes_pool_the_thick_axis_later():
     assert plan.batch_size == 2 or np.prod(plan.patch_size) * plan.batch_size <= rules.CPU_BATCH_VOXELS
 
 
+@pytest.mark.parametrize("mm", [0.1e-6, 0.4e-6, 3.58e-6, 16e-6, 1e-3, 0.123456789, 3.58, 1234.5678])
+def test_the_unit_of_lengths_does_not_matter(mm):
+    """Electron microscopy has nanometres: a grid at its own spacing keeps its voxels."""
+    spacings = np.array([[mm, mm, 4 * mm]] * 5)
+    target, _ = rules.target_spacing(spacings, np.array([[640, 640, 16]] * 5))
+    np.testing.assert_allclose(target, spacings[0], rtol=1e-6)
+    assert rules.resampled_shape((5000, 641, 16), spacings[0], target) == (5000, 641, 16)
+    unit, _ = rules.fit_patch((640, 640, 16), (1, 1, 4), 64**3)
+    assert rules.fit_patch((640, 640, 16), (mm, mm, 4 * mm), 64**3)[0] == unit
+
+
 def test_spacing_takes_the_10th_percentile_of_a_far_coarser_axis():
     spacings = np.array([[1.0, 1.0, z] for z in (5.0, 5.0, 5.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0)])
     shapes = np.array([[256, 256, 20]] * 10)

@@ -1,6 +1,7 @@
 """Preprocessing there and back, and the cache: resumable, never stale, errors with their case."""
 
 import os
+import shutil
 from dataclasses import replace
 from operator import attrgetter
 
@@ -11,7 +12,7 @@ import torch
 
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.fingerprint import make_fingerprint
-from medseg.data.keys import case_key
+from medseg.data.keys import case_key, content_key
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.data.plan import Plan, make_plan
 from medseg.data.prepare import (
@@ -23,7 +24,7 @@ from medseg.data.prepare import (
     restore_probabilities,
     settings_key,
 )
-from medseg.data.prepared import sample_foreground
+from medseg.data.prepared import PreparedDataset, sample_foreground
 from medseg.errors import BadVoxels, InputRefused, ResourceError
 from medseg.io import read_channels, read_labels
 
@@ -101,20 +102,21 @@ def test_a_second_run_writes_nothing(tmp_path, dataset, plan):
     assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
 
 
-@pytest.mark.parametrize("broken", ["case.json", "image.npy"])
-def test_an_incomplete_case_is_made_again(tmp_path, dataset, plan, broken):
-    folder = prepared_in(tmp_path, dataset, plan).folder
-    (folder / "c1" / broken).unlink()
-    (folder / "c1" / "label.npy").write_bytes(b"half")
-    assert prepared_in(tmp_path, dataset, plan).labels("c1").shape == (8, 9, 6)
-
-
-def test_a_mapped_array_survives_being_made_again(tmp_path, dataset, plan):
-    prepared = prepared_in(tmp_path, dataset, plan)
-    mapped, expected = prepared.image("c1"), np.array(prepared.image("c1"))
-    (prepared.folder / "c1" / "case.json").unlink()
-    prepared_in(tmp_path, dataset, plan)
+@pytest.mark.parametrize("damage", [b"", b"half", b"[]", b"{}", None])
+@pytest.mark.parametrize("broken", ["case.json", "image.npy", "label.npy", "foreground.npy"])
+def test_an_incomplete_case_is_made_again(tmp_path, dataset, plan, broken, damage):
+    before = prepared_in(tmp_path, dataset, plan)
+    mapped, expected = before.image("c1"), np.array(before.image("c1"))
+    path = before.case_folder("c1") / broken
+    path.rename(tmp_path / "elsewhere")  # what is mapped stays mapped, whatever becomes of the name
+    if damage is not None:
+        path.write_bytes(damage)
+    again = prepared_in(tmp_path, dataset, plan)
+    np.testing.assert_array_equal(again.image("c1"), expected)
     np.testing.assert_array_equal(mapped, expected)
+    assert again.foreground("c1").keys() == {1, 2}
+    assert sorted(path.name for path in again.folder.iterdir()) == ["c0", "c1", "c2"]
+    assert len(list((again.folder / "c1").iterdir())) == 1  # neither scratch nor damaged folders stay
 
 
 def test_a_disk_that_refuses_is_told(tmp_path, dataset, plan, monkeypatch):
@@ -140,6 +142,137 @@ def test_a_changed_file_is_prepared_again(tmp_path, dataset, plan):
     assert prepared_in(tmp_path, dataset, plan).classes("c0") == [1]
 
 
+def other_label(path, value):
+    """A label file of the same size: one voxel of a class becomes another."""
+    image = nib.load(path)
+    label = np.asanyarray(image.dataobj).copy()
+    label[tuple(np.argwhere(label == 1)[0])] = value
+    return nib.Nifti1Image(label, image.affine).to_bytes()
+
+
+def in_place(root, before):
+    path = root / "c0.nii"
+    path.write_bytes(other_label(path, 2))
+
+
+def by_another_file(root, before):
+    (root / "new.nii").write_bytes(other_label(root / "c0.nii", 2))
+    os.utime(root / "new.nii", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (root / "new.nii").replace(root / "c0.nii")
+
+
+def by_another_folder(root, before):
+    shutil.copytree(root, root.with_name("copy"), ignore=shutil.ignore_patterns("cache"))
+    other = root.with_name("copy") / "c0.nii"
+    other.write_bytes(other_label(other, 2))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    root.rename(root.with_name("away"))
+    root.with_name("copy").rename(root)
+
+
+def by_a_link(root, before):
+    by_another_file(root, before)
+    (root / "c0.nii").rename(root.parent / "far.nii")
+    (root / "c0.nii").symlink_to(root.parent / "far.nii")
+
+
+@pytest.mark.parametrize("swap", [in_place, by_another_file, by_another_folder, by_a_link])
+def test_files_that_change_under_one_name_never_change_what_was_prepared(tmp_path, dataset, plan, swap):
+    """Same path, ids, size and time of modification: the cache still tells, and the first run reads its own voxels."""
+    root = tmp_path / "d"
+    root.mkdir()
+    for case in dataset.training:
+        nib.save(nib.load(case.images[0]), root / f"{case.id}_0000.nii")
+        nib.save(nib.load(case.label), root / f"{case.id}.nii")
+    cases = [Case(c.id, (root / f"{c.id}_0000.nii",), root / f"{c.id}.nii") for c in dataset.training]
+    here = replace(dataset, root=root, training=tuple(cases))
+    first, facts = prepared_in(tmp_path, here, plan), make_fingerprint(here, cache_dir=tmp_path / "f", progress=False)
+    own, key = np.array(first.labels("c0")), first.content("c0")
+    before = (root / "c0.nii").stat()
+    swap(root, before)
+    os.utime(root / "c0.nii", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (root / "c0.nii").stat().st_size == before.st_size
+    second = prepared_in(tmp_path, here, plan)
+    np.testing.assert_array_equal(first.labels("c0"), own)
+    assert (second.labels("c0") == 2).sum() == (own == 2).sum() + 1
+    assert first.content("c0") == key != second.content("c0")
+    assert first.content("c1") == second.content("c1")
+    again = make_fingerprint(here, cache_dir=tmp_path / "f", progress=False)
+    assert again.cases[0].voxels[2] == facts.cases[0].voxels[2] + 1
+
+
+def test_datasets_of_one_name_share_nothing(tmp_path, dataset, plan):
+    """Folders of one name, with equal ids, in different places: neither array nor fact of one reaches the other."""
+    made = {}
+    for place in ("a", "b"):
+        root = tmp_path / place / "toy"
+        root.mkdir(parents=True)
+        cases = []
+        for case in dataset.training:
+            files = root / case.images[0].name, root / case.label.name
+            shutil.copy2(case.images[0], files[0])
+            files[1].write_bytes(other_label(case.label, 2) if place == "b" else case.label.read_bytes())
+            cases.append(Case(case.id, files[:1], files[1]))
+        made[place] = replace(dataset, root=root, training=tuple(cases))
+    one = prepared_in(tmp_path, made["a"], plan)
+    own = np.array(one.labels("c0"))
+    two = prepared_in(tmp_path, made["b"], plan)
+    assert one.folder != two.folder
+    np.testing.assert_array_equal(one.labels("c0"), own)
+    assert not np.array_equal(two.labels("c0"), own)
+    facts = [make_fingerprint(made[p], cache_dir=tmp_path / "f", progress=False) for p in ("a", "b", "a")]
+    assert facts[0] == facts[2] != facts[1]
+
+
+def test_a_copy_has_the_content_of_its_original(tmp_path, dataset):
+    case = dataset.case("c0")
+    for path in (*case.images, case.label):
+        shutil.copy(path, tmp_path / f"copy_{path.name}")
+    copy = Case("x", (tmp_path / f"copy_{case.images[0].name}",), tmp_path / f"copy_{case.label.name}")
+    assert content_key(copy) == content_key(case) != content_key(dataset.case("c1"))
+
+
+def test_voxels_beside_their_header_are_part_of_a_case(tmp_path):
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.int16)), str(tmp_path / "a.mhd"))
+    case = Case("a", (tmp_path / "a.mhd",))
+    before = case_key(case), content_key(case)
+    voxels = bytearray((tmp_path / "a.raw").read_bytes())
+    voxels[5] ^= 1
+    (tmp_path / "a.raw").write_bytes(voxels)
+    assert case_key(case) != before[0]
+    assert content_key(case) != before[1]
+
+
+def test_two_writers_of_one_case(tmp_path):
+    """The one that ends last finds the case done; what is read through the first stays."""
+    arrays = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.uint8)
+    one, two = (PreparedDataset(tmp_path / "p", {"a": "key"}) for _ in range(2))
+    with one._new_folder("a"):
+        two.write("a", "content", *arrays, {})
+        mapped = two.image("a")
+        (next((tmp_path / "p" / "a").glob(".*.tmp")) / "other").touch()
+    assert two.complete("a")
+    assert (mapped == 1).all()
+    assert [path.name for path in (tmp_path / "p" / "a").iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "file/x"])
+def test_a_cache_that_cannot_be_written_exits_4_before_a_case_is_read(tmp_path, dataset, plan, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for call in (
+        lambda: prepare(dataset, plan, ["c0"], cache_dir=place, workers=0, progress=False),
+        lambda: make_fingerprint(dataset, cache_dir=place, progress=False),
+    ):
+        with pytest.raises(ResourceError, match="set cache_dir= to a folder that can be written") as caught:
+            call()
+        assert caught.value.exit_code == 4
+        assert caught.value.case is None
+    assert prepare(dataset, plan, ["c0"], cache_dir=tmp_path / "good", workers=0, progress=False).complete("c0")
+
+
 def test_keys_follow_what_changes_voxels_only(dataset, plan):
     assert settings_key(plan) == settings_key(replace(plan, batch_size=9, reasons={}))
     assert settings_key(plan) != settings_key(replace(plan, spacing=(2.0, 1.0, 1.0)))
@@ -152,7 +285,7 @@ def test_workers_change_nothing(tmp_path, dataset, plan):
     one = prepared_in(tmp_path, dataset, plan)
     two = prepare(dataset, plan, one.ids, cache_dir=tmp_path / "two", workers=2, progress=False)
     for path in sorted(one.folder.rglob("*.npy")):
-        assert path.read_bytes() == (two.folder / path.relative_to(one.folder)).read_bytes()
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "cache")).read_bytes()
 
 
 def test_one_bad_case_is_named_and_the_others_are_prepared(tmp_path, dataset, plan):

@@ -36,7 +36,7 @@ def plan():
 @pytest.fixture
 def prepared(tmp_path):
     """Five cases of 20x24x16; class 2 is one voxel of one case. Each image holds its own number everywhere."""
-    prepared = PreparedDataset(tmp_path, [f"c{i}" for i in range(5)])
+    prepared = PreparedDataset(tmp_path, {f"c{i}": "key" for i in range(5)})
     for i, case_id in enumerate(prepared.ids):
         labels = np.zeros((20, 24, 16), np.uint8)
         labels[2:10, 3:12, 4:9] = 1
@@ -95,7 +95,7 @@ def test_an_index_alone_decides(prepared, plan):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_workers_change_nothing(tmp_path, dims, plan):
     plan = replace(plan, spatial_dims=dims, spacing=(1.0,) * dims, patch_size=(32,) * dims, mirror_axes=(0,))
-    prepared = PreparedDataset(tmp_path, ["a", "b"])
+    prepared = PreparedDataset(tmp_path, {"a": "key", "b": "key"})
     rng = np.random.default_rng(0)
     for case_id in prepared.ids:
         labels = rng.integers(0, 3, (40,) * dims).astype(np.uint8)

@@ -2,8 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from medseg.evaluation import evaluate_arrays
+from medseg.errors import InputRefused
+from medseg.evaluation import METRICS, evaluate_arrays
+from medseg.evaluation.arrays import score_class
+from medseg.evaluation.components import label_components
+from medseg.evaluation.metrics import Metric
+from medseg.evaluation.pair import LabelPair
 from medseg.evaluation.topology import betti_numbers, euler_characteristic, skeleton
 
 
@@ -90,3 +98,80 @@ def test_implausible_counts_pieces_and_holes_that_the_reference_has_not() -> Non
         assert scores[1]["implausible"] == expected
     scores = evaluate_arrays(reference, hole, spacing=(1, 1), labels=[1], metrics=["implausible"])
     assert scores[1]["implausible"] == 0, "a hole of the reference need not be found"
+
+
+SHAPES = [
+    (2, 2, 2),
+    (2, 2, 9),
+    (2, 2, 40),
+    (2, 9, 9),
+    (4, 4, 4),
+    (4, 4, 40),
+    (6, 6, 6),
+    (1, 2, 9),
+    (2, 2),
+    (4, 20),
+    (6, 6),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pieces_of_even_thickness_have_a_skeleton(shape):
+    assert skeleton(np.ones(shape, bool)).any()
+    size = tuple(2 * (length + 3) for length in shape)
+    reference = np.zeros(size, np.uint8)
+    first, second = (
+        tuple(slice(start, start + n) for n, start in zip(shape, at, strict=True))
+        for at in ([1] * len(shape), [n + 4 for n in shape])
+    )
+    reference[first] = reference[second] = 1
+    missed = reference.copy()
+    missed[second] = 0
+    assert skeleton(np.ones((2, 2, 40), bool)).sum() > 30, "a vessel keeps its length"
+    for prediction, other, perfect in (
+        (reference, reference, True),
+        (missed, reference, False),
+        (reference, missed, False),
+    ):
+        value = evaluate_arrays(prediction, other, spacing=(1,) * len(shape), labels=[1], metrics=["cldice"])[1][
+            "cldice"
+        ]
+        assert (value == 1) if perfect else (0 < value < 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=8)))
+def test_every_piece_of_a_mask_has_a_part_of_its_skeleton(mask):
+    thin, pieces = skeleton(mask), label_components(mask)
+    assert not (thin & ~mask).any()
+    assert set(np.unique(pieces[thin])) == set(range(1, int(pieces.max()) + 1))
+    if mask.any():
+        spacing = (1,) * mask.ndim
+        assert evaluate_arrays(mask, mask, spacing=spacing, labels=[1], metrics=["cldice"])[1]["cldice"] == 1
+        missed = mask & (pieces != 1)
+        if missed.any():
+            assert evaluate_arrays(missed, mask, spacing=spacing, labels=[1], metrics=["cldice"])[1]["cldice"] < 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6).flatmap(
+        lambda shape: st.tuples(*(hnp.arrays(bool, shape) for _ in range(2)))
+    )
+)
+def test_no_metric_gives_nan(pair):
+    names = [name for name in METRICS.names() if name not in ("ece", "brier")]
+    scores = evaluate_arrays(*pair, spacing=(1,) * pair[0].ndim, labels=[1], metrics=names)[1]
+    assert all(value is None or np.isfinite(value) for value in scores.values())
+
+
+def test_a_metric_that_gives_nan_is_refused_by_name():
+    class Broken(Metric):
+        key, definition = "Broken", "nothing"
+
+        def __call__(self, pair):
+            return float("nan")
+
+    one = LabelPair(np.ones((2, 2), int), np.ones((2, 2), int), spacing=(1, 1)).of((1,), tolerance=1, surface="voxel")
+    with pytest.raises(InputRefused, match=r"metric 'broken' is nan \(must be a number\)"):
+        score_class(one, {"broken": Broken()})

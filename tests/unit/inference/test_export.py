@@ -18,6 +18,7 @@ from medseg.inference import Predictor
 from medseg.inference.export import export_model
 from medseg.inference.onnx_network import OnnxNetwork
 from medseg.io import load_onnx, read_json, save_model, write_json
+from medseg.io.ledger import LEDGER
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
@@ -108,7 +109,7 @@ def test_the_description_goes_along(model: Path, exported: Path) -> None:
     }
     assert after["onnx"]["opset"] == 18
     assert after["onnx"]["largest_difference"] <= 1e-4
-    assert sorted(path.name for path in exported.iterdir()) == ["model.json", "model.onnx"]
+    assert {path.name for path in exported.iterdir()} == {"model.json", "model.onnx", LEDGER}
 
 
 def test_folds_stay_an_ensemble(tmp_path: Path, image: np.ndarray) -> None:
@@ -159,7 +160,7 @@ def test_a_wrong_export_is_not_written(model: Path, tmp_path: Path, monkeypatch:
 def test_what_cannot_be_exported(model: Path, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exported already"):
         export_model(exported, tmp_path)
-    with pytest.raises(UsageError, match="holds a trained model"):
+    with pytest.raises(UsageError, match="is an input"):
         export_model(model, model)
     with pytest.raises(UsageError, match="did you mean 'monai'"):
         export_model(model, tmp_path, "mona")

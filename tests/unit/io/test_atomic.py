@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import medseg
 from medseg.errors import UnreadableFile
 from medseg.io import atomic_path, load_array, read_json, save_array, write_json, write_text
 
@@ -100,3 +103,36 @@ def test_objects_are_not_arrays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Object arrays"):
         save_array(tmp_path / "a.npy", np.array([{}], dtype=object))
     assert os.listdir(tmp_path) == []
+
+
+def test_json_has_neither_nan_nor_infinity(tmp_path: Path) -> None:
+    odd = {"a": float("nan"), "b": [float("inf"), (1, -np.inf)], "c": np.array([1.0, np.nan]), "d": np.float32("nan")}
+    write_json(tmp_path / "a.json", {**odd, "e": {"f": True, "g": Path("x"), "h": np.int64(3), "i": 0.1}})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert {key: found[key] for key in odd} == {"a": None, "b": [None, [1, None]], "c": [1.0, None], "d": None}
+    assert found["e"] == {"f": True, "g": "x", "h": 3, "i": 0.1}
+    with pytest.raises(TypeError, match="object cannot be written"):
+        write_json(tmp_path / "a.json", object())
+
+
+def test_json_is_written_by_one_function() -> None:
+    """Every other ``json.dump`` could write NaN; a key's digest and a test's round trip are not written."""
+    package = Path(medseg.__file__).parent
+    users = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "json.dump" in (text := path.read_text(encoding="utf-8"))
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps") and ast.unparse(node.value) == "json"
+    }
+    assert users <= {"io/atomic.py", "data/keys.py", "testing.py"}
+
+
+def test_names_that_are_not_utf8_come_back_from_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"M\xfcller")
+    write_json(tmp_path / "a.json", {name: name})
+    assert read_json(tmp_path / "a.json") == {name: name}

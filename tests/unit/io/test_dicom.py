@@ -114,7 +114,7 @@ def set_field(name: str, value: object, at: int = 3) -> Callable:
         (set_field("ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), BadGeometry, "003: is not parallel to 001"),
         (set_field("PixelSpacing", [1, 1]), BadGeometry, "003: has 4x5 pixels of 1x1 mm, 001 4x5 pixels of 0.75x0.5"),
         (set_field("ImagePositionPatient", None), BadGeometry, "ImagePositionPatient is '' .expected 3 numbers"),
-        (set_field("PixelSpacing", [0, 0.5]), BadGeometry, "003: has 4x5 pixels of 0.5x0 mm"),
+        (set_field("PixelSpacing", [0, 0.5]), BadGeometry, r"003: PixelSpacing is '0.0.0.5' .expected numbers above 0"),
     ],
     ids=["same place", "localiser", "zoomed", "no place", "no size"],
 )

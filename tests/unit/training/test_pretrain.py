@@ -101,7 +101,7 @@ def test_a_split_file_keeps_its_validation_images_out_of_a_folder(tmp_path) -> N
     more = [f"data={tmp_path / 'all'}", f"data.split_file={tmp_path / 'splits.json'}", "plan.patch_size=[32,32]"]
     for fold, left_out in ((0, {"p01", "p04"}), (1, {"p00"})):
         cfg = compose("pretrain", [*more, f"fold={fold}", "plan.strides=[[1,1],[2,2]]"])
-        cases, plan = choose_images(cfg, make_profile(cfg["trainer"]))
+        cases, plan, _ = choose_images(cfg, make_profile(cfg["trainer"]))
         assert {case.id.rpartition("/")[2] for case in cases} == {f"p{n:02}" for n in range(6)} - left_out
         assert (plan.channel_names, plan.patch_size) == (("R", "G", "B"), (32, 32))
 
@@ -123,7 +123,7 @@ def test_grey_and_colour_images_are_brought_together_by_choice(tmp_path) -> None
     with pytest.raises(InputRefused, match=r"has 3 channel.*data.color=rgb"):
         choose_images(cfg, make_profile(cfg["trainer"]))
     cfg = compose("pretrain", [*words, "data.color=rgb"])
-    cases, plan = choose_images(cfg, make_profile(cfg["trainer"]))
+    cases, plan, _ = choose_images(cfg, make_profile(cfg["trainer"]))
     views = ViewDataset(cases, plan, cfg["views"], batch_size=3)
     assert [tuple(views[index]["image"].shape) for index in range(3)] == [(2, 3, 32, 32)] * 3
 
@@ -261,7 +261,7 @@ def test_volumes_are_refused(tiny_phantoms, tmp_path) -> None:
 def test_views_depend_on_seed_and_index_alone_and_no_batch_repeats_an_image(folder) -> None:
     cases = list(open_dataset(folder).training)
     cfg = compose("pretrain", [f"data={folder}", "plan.patch_size=[16,16]", "plan.strides=[[1,1],[2,2]]"])
-    _, plan = choose_images(cfg, make_profile(cfg["trainer"]))
+    _, plan, _ = choose_images(cfg, make_profile(cfg["trainer"]))
     first, again, other = (ViewDataset(cases, plan, VIEWS, batch_size=4, seed=seed) for seed in (0, 0, 1))
     again[3]
     sample = first[7]

@@ -45,6 +45,11 @@ def test_poly_is_nnunets():
     assert learning_rate_factor(0.5, "poly", 0) == pytest.approx(0.5**0.9)
 
 
+def test_step_is_the_official_hybridgnets_step_lr_in_every_epoch():
+    factors = [learning_rate_factor(epoch * 44 / 110_000, "step", 0) for epoch in range(2500)]
+    assert factors == [0.9 ** (epoch // 50) for epoch in range(2500)]
+
+
 def test_warmup_rises_from_more_than_zero():
     assert 0 < learning_rate_factor(0.0, "constant", 0.1) < learning_rate_factor(0.05, "constant", 0.1) < 1
     assert learning_rate_factor(0.1, "constant", 0.1) == 1
