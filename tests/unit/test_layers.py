@@ -27,7 +27,7 @@ LAYERS = (
     {"io"},
     {"device"},
     {"registry"},
-    {"errors", "kernels", "configs"},
+    {"errors", "kernels", "configs", "tables", "termination"},
 )
 HEIGHT = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 
