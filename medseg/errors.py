@@ -116,7 +116,6 @@ def nearest(name: object, known: Iterable[object]) -> str:
     """
     names, text = sorted(str(one) for one in known), str(name)
     close = _close(text, names)
-    close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
     return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
 
 
@@ -128,7 +127,9 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def _close(text: str, names: Sequence[str]) -> list[str]:
-    return [one for one in get_close_matches(text, names, n=3, cutoff=0.6) if not _other_number(text, one)]
+    close = get_close_matches(text, names, n=3, cutoff=0.6)
+    close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
+    return [one for one in close if not _other_number(text, one)]
 
 
 def _other_number(a: str, b: str) -> bool:

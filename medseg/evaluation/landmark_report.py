@@ -15,6 +15,7 @@ from medseg.evaluation.aggregate import mean_of
 from medseg.evaluation.landmarks import LandmarkScores, evaluate_landmarks
 from medseg.evaluation.report import Report
 from medseg.io import read_geometry, write_json, write_text
+from medseg.tables import print_table
 
 SHOWN = {
     "mse": "MSE (px²)",
@@ -93,11 +94,11 @@ def _table(scores: dict[str, dict[str, LandmarkScores]]) -> str:
 
 
 def _print(means: dict[str, LandmarkScores], cases: int, shown: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("landmarks", *(SHOWN[key] for key in shown), title=f"{cases} cases")
+    numbers = (Column(SHOWN[key], justify="right") for key in shown)
+    table = Table("landmarks", *numbers, title=f"{cases} cases")
     for name, found in means.items():
         values = [found[key] for key in shown]
         table.add_row(name, *("–" if value is None else f"{np.round(value, 3):g}" for value in values))
-    Console().print(table)
+    print_table(table)

@@ -12,6 +12,7 @@ from medseg.data.outputs import real_path
 from medseg.errors import MedsegError, UnreadableFile, UsageError
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
+from medseg.tables import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,19 +93,17 @@ class Record:
 
     def print(self) -> None:
         """Print where the time of every case went, and its memory beside what was predicted."""
-        from rich.console import Console
-
         done = {case: facts for case, facts in self.cases.items() if "seconds" in facts}
-        console = Console()
-        console.print(_seconds({case: facts["seconds"] for case, facts in done.items()}))
-        console.print(_memory({case: facts["memory"] for case, facts in done.items()}))
+        print_table(_seconds({case: facts["seconds"] for case, facts in done.items()}))
+        print_table(_memory({case: facts["memory"] for case, facts in done.items()}))
 
 
 def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("case", *STEPS, "sum", title="seconds", box=box.SIMPLE)
+    numbers = (Column(step, justify="right") for step in (*STEPS, "sum"))
+    table = Table("case", *numbers, title="seconds", box=box.SIMPLE, padding=0)
     for case, seconds in cases.items():
         spent = [seconds.get(step, 0.0) for step in STEPS]
         table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
@@ -119,9 +118,10 @@ def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
 def _memory(cases: Mapping[str, Mapping[str, Any]]) -> Table:
     """Predicted (with the image of the next case, if that was read meanwhile) and measured, in GiB."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("case", "predicted", "measured", "error", "fallbacks", title="memory in GiB", box=box.SIMPLE)
+    numbers = (Column(name, justify="right") for name in ("predicted", "measured", "error"))
+    table = Table("case", *numbers, "fallbacks", title="memory in GiB", box=box.SIMPLE)
     for case, memory in cases.items():
         expected, measured = memory["predicted"] + memory["beside"], memory["measured"]
         found = ("", "") if measured is None else (f"{measured / 2**30:.2f}", f"{memory['error']:+.0%}")
