@@ -91,7 +91,7 @@ def test_a_finished_run_is_not_touched_without_resume(words: list[str], run: Pat
         (["optimizer=sgd"], "optimizer.name is sgd, the run in this folder has adamw"),
         (["data.split_seed=7"], "data.split_seed is 7, the run in this folder has 12345"),
         (["pretrained=nowhere"], "pretrained is nowhere, the run in this folder has None"),
-        (["plan.spacing=[2,2,2]"], r"plan.spacing is \[2, 2, 2\], the run in this folder has None"),
+        (["plan.spacing=[2,2,2]"], r"plan.spacing is \[2.0, 2.0, 2.0\], the run in this folder has None"),
         (["target=nested", "target.levels=[1,2]"], "target.name is nested, the run in this folder has exclusive"),
     ],
 )
@@ -167,6 +167,8 @@ def test_a_new_run_that_is_refused_leaves_no_folder(words: list[str], tmp_path: 
 def test_a_dataset_or_a_home_is_no_run_folder(words: list[str], data: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(data, tmp_path / "home"))
     (home / "splits_final.json").write_text("[]")
+    for place, more in ((data, []), (data, ["resume=true"]), (data / "labelsTr", [])):
+        refused(UsageError, "is an input|lies in 'labelsTr'", partial(train, words, place, *more), data)
     for more in ([], ["resume=true"]):
         refused(UsageError, "holds splits_final.json but no record", partial(train, words, home, *more), home)
 
@@ -312,12 +314,10 @@ def test_too_little_memory_anywhere_in_a_training_is_exit_4(
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_anything_is_written(words: list[str], tmp_path: Path) -> None:
-    kept = [word for word in words if not word.startswith("plan.batch_size")]
-    kept.append("data.folds=1")
-    with pytest.raises(
-        ResourceError, match=r"a step on 2000000 patches of 16 x 16 x 16 needs more than .* GiB"
-    ) as caught:
-        train(kept, tmp_path / "run", "plan.batch_size=2000000")
+    kept = [word for word in words if not word.startswith(("plan.batch_size", "plan.patch_size"))]
+    kept += ["data.folds=1", "plan.patch_size=[32,32,32]"]
+    with pytest.raises(ResourceError, match="a step on 32768 patches of 32 x 32 x 32 needs more than") as caught:
+        train(kept, tmp_path / "run", "plan.batch_size=32768")
     assert caught.value.exit_code == 4
     assert not (tmp_path / "run").exists()
     train(kept, tmp_path / "run", "plan.batch_size=1")  # what the advice says
