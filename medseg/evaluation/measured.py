@@ -21,7 +21,14 @@ VOXELS = "n_ref"  # column of the voxels that a class has in the reference
 NEIGHBOURS = {f"{dims}D": neighbours for dims, neighbours in CONNECTIVITY.items()}
 
 
-def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+class Measured(dict[str, Any]):
+    """Settings by name; never changed, so a copy is itself: pandas copies ``attrs`` with every column that is taken."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Measured:
+        return self
+
+
+def settings_of(summary: Mapping[str, Any]) -> Measured:
     """Every setting that a score depends on, by a name that a user knows; flat, so that two can be compared.
 
     Args:
@@ -31,9 +38,9 @@ def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
         BadDataset: it is none of medseg's.
     """
     try:
-        names = {key: summary["labels"][key] for key in summary["labels"]}
+        names = dict(summary["labels"])
         versions = summary.get("metric_versions", {})
-        return {
+        settings = {
             **{key: summary[key] for key in ("surface", "ignore_label")},
             "resample": summary.get("resample"),
             "pixel_size": summary.get("pixel_size_mm"),
@@ -43,6 +50,7 @@ def settings_of(summary: Mapping[str, Any]) -> dict[str, Any]:
             **{f"rule for empty masks of {keys}": dict(rule) for keys, rule in summary["empty"].items()},
             **{f"version of {metric}": versions.get(metric, 1) for metric in summary["empty"]},
         }
+        return Measured(settings)
     except (AttributeError, KeyError, TypeError, ValueError):
         problem = f"is no summary that medseg evaluate wrote (needed: {', '.join(NEEDED)})"
         raise BadDataset(problem, fix="evaluate again") from None
