@@ -29,6 +29,7 @@ from medseg.data.preprocess import (
 from medseg.data.read_case import read_case_labels
 from medseg.errors import MedsegError, some
 from medseg.io import read_channels
+from medseg.text import for_terminal
 
 __all__ = [
     "PreparedDataset",
@@ -110,8 +111,10 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
     plan.save(prepared.folder / "plan.json")
     console = Console()
     for choice, reason in plan.reasons.items():
-        console.print(f"[bold]{choice}[/bold] {plan.to_dict()[choice]}: {reason}", highlight=False)
-    console.print(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}", highlight=False)
+        console.print(
+            for_terminal(choice, "bold"), for_terminal(f"{plan.to_dict()[choice]}: {reason}"), highlight=False
+        )
+    console.print(for_terminal(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}"))
     return 0
 
 

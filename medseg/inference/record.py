@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.errors import MedsegError, UnreadableFile
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
+from medseg.text import for_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,7 +81,7 @@ def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table("case", *STEPS, "sum", title="seconds", box=box.SIMPLE)
     for case, seconds in cases.items():
         spent = [seconds.get(step, 0.0) for step in STEPS]
-        table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
+        table.add_row(for_terminal(case), *(f"{s:.2f}" for s in (*spent, sum(spent))))
     totals = [sum(seconds.get(step, 0.0) for seconds in cases.values()) for step in STEPS]
     whole = sum(totals)
     table.add_section()
@@ -98,7 +99,7 @@ def _memory(cases: Mapping[str, Mapping[str, Any]]) -> Table:
     for case, memory in cases.items():
         expected, measured = memory["predicted"] + memory["beside"], memory["measured"]
         found = ("", "") if measured is None else (f"{measured / 2**30:.2f}", f"{memory['error']:+.0%}")
-        table.add_row(case, f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
+        table.add_row(for_terminal(case), f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
     return table
 
 
