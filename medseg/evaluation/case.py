@@ -159,6 +159,7 @@ def _probabilities(files: CaseFiles, reference: Volume, settings: Settings) -> d
         raise BadDataset(problem, case=files.id, path=files.prediction, fix=fix)
     volume = read_volume(files.probabilities, case=files.id)
     groups = recorded_channels(files.probabilities)
+    _refuse_channels_first(volume, reference, files)
     try:
         if groups is None:
             values = sorted(settings.known - {settings.ignore_label})
@@ -187,16 +188,21 @@ def _on_grid(volume: Volume, groups: Groups, files: CaseFiles, reference: Volume
         return np.stack(
             [resample_nearest(replace(volume, array=one[None]), reference.geometry, fill) for one, fill in pairs]
         )
-    stored = (*volume.spatial_shape, len(volume.array))
-    first = stored[1:] == reference.spatial_shape
     raise BadGeometry(
         f"the reference and the probabilities are on different grids: {difference}",
         case=files.id,
         path=files.probabilities,
-        fix="save the channels as the last axis of the file, not the first"
-        if first
-        else "predict in the grid of the reference, or set resample=nearest",
+        fix="predict in the grid of the reference, or set resample=nearest",
     )
+
+
+def _refuse_channels_first(volume: Volume, reference: Volume, files: CaseFiles) -> None:
+    """NIfTI has channels in its last axis; other tools put them first, and the first axis of space is read as them."""
+    stored = (*volume.spatial_shape, len(volume.array))
+    if stored[1:] == reference.spatial_shape and volume.spatial_shape != reference.spatial_shape:
+        problem = f"the probabilities have shape {stored}, with their channels first"
+        fix = "save the channels as the last axis of the file"
+        raise BadGeometry(problem, case=files.id, path=files.probabilities, fix=fix)
 
 
 def _prediction(files: CaseFiles, reference: Volume, settings: Settings) -> np.ndarray:

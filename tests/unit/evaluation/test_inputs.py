@@ -190,7 +190,7 @@ def test_probabilities_are_matched_by_their_place_not_by_their_shape(tmp_path, h
         (lambda shares: np.concatenate([shares[:1], shares[1:] * 0 + 0.9]), r"add up to 1.85 in a voxel"),
         (
             lambda shares: np.moveaxis(shares, 3, 0),
-            r"channels as the last axis|what the 12 channels",
+            "with their channels first.*channels as the last axis",
         ),
         (lambda shares: np.where(shares > 0.5, np.inf, shares), "NaN or infinite"),
     ],
