@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from medseg.text import visible
+
 
 class MedsegError(Exception):
     """An error that a user can cause, told in one line: case, file, field and value, what is expected, what to do.
@@ -42,7 +44,7 @@ class MedsegError(Exception):
         fix = f" Fix: {self.fix}." if self.fix else ""
         problem = self.problem if self.problem.endswith("?") else f"{self.problem.rstrip('.')}."
         line = f"{where + ': ' if where else ''}{problem}{fix} {self.written}"
-        return " ".join(line.split())
+        return visible(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when a worker process hands the error to its parent."""

@@ -13,6 +13,7 @@ from medseg.errors import MedsegError, UnreadableFile, UsageError
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
 from medseg.tables import print_table
+from medseg.text import for_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,7 +107,7 @@ def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table("case", *numbers, title="seconds", box=box.SIMPLE, padding=0)
     for case, seconds in cases.items():
         spent = [seconds.get(step, 0.0) for step in STEPS]
-        table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
+        table.add_row(for_terminal(case), *(f"{s:.2f}" for s in (*spent, sum(spent))))
     totals = [sum(seconds.get(step, 0.0) for seconds in cases.values()) for step in STEPS]
     whole = sum(totals)
     table.add_section()
@@ -125,7 +126,7 @@ def _memory(cases: Mapping[str, Mapping[str, Any]]) -> Table:
     for case, memory in cases.items():
         expected, measured = memory["predicted"] + memory["beside"], memory["measured"]
         found = ("", "") if measured is None else (f"{measured / 2**30:.2f}", f"{memory['error']:+.0%}")
-        table.add_row(case, f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
+        table.add_row(for_terminal(case), f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
     return table
 
 
