@@ -18,8 +18,9 @@ from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
+from medseg.inference.description import described, model_arguments, naming
+from medseg.inference.rebuild import rebuild
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
-from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
 from medseg.targets import build_target
@@ -61,7 +62,10 @@ def adapt(cfg: Config) -> Path:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
     state, description = load_model(base)
-    check_host(description["model"]["name"])
+    with naming(base):
+        arguments = model_arguments(description.get("model"))
+    check_host(arguments["name"])
+    told = described(description, base)
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
     run = RunFolder(cfg["run_dir"])
     with run.lock():
@@ -69,15 +73,14 @@ def adapt(cfg: Config) -> Path:
         if checkpoint:
             check_resumed(cfg, run)
         write_json(run.config, dict(cfg))
-        dataset, plan = resolve_dataset(cfg["data"]), Plan.from_dict(description["plan"])
+        dataset, plan = resolve_dataset(cfg["data"]), told.plan
         check_site(dataset, plan)
         plan = plan.override(batch_size=cfg["batch_size"])
         splits = make_folds(dataset, cfg["data"])
         split = splits[choose_folds(cfg["fold"], len(splits))[0]]
         prepared = prepare(dataset, plan, split["train"], cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
         pl.seed_everything(cfg["seed"], verbose=False)
-        network = create_model(**description["model"])
-        network.load_state_dict(state)
+        network = rebuild(told.arguments, state, base)
         described = {**description, "plan": plan.to_dict()}
         if method == "skip_scale":
             found = fit_scales(cfg, run, network, described, prepared, split["train"])
