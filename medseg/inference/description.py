@@ -99,7 +99,7 @@ def described(description: Mapping[str, Any], folder: Path, *more: str) -> Descr
         operations = _operations(description.get("postprocessing", []), plan)
         window_bytes = description.get("window_bytes")
         if window_bytes is not None:
-            _check("window_bytes", Count, window_bytes)
+            _check("window_bytes", Count, window_bytes, "expected a number of bytes: ")
     return Described(arguments, plan, target, operations, window_bytes)
 
 
@@ -228,14 +228,14 @@ def _hints(factory: Any) -> dict[str, Any]:
     return {}
 
 
-def _check(field: str, kind: Any, value: Any) -> None:
+def _check(field: str, kind: Any, value: Any, expected: str = "") -> None:
     """Refuse a value, as JSON holds it, that is not strictly of a type."""
     try:
         _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = field + "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in _within(value, first))
-        problem = f"model.json: {where} is {_shown(first['input'])} ({first['msg']})"
+        problem = f"model.json: {where} is {_shown(first['input'])} ({expected}{first['msg']})"
         raise UnreadableFile(problem, fix=FIX) from None
 
 
@@ -248,13 +248,9 @@ def _within(value: Any, error: Any) -> list[str | int]:
     """The path to a value, without the names of a union's members that pydantic puts into it."""
     path: list[str | int] = []
     for part in error["loc"]:
-        if isinstance(value, Mapping) and part in value:
+        with contextlib.suppress(KeyError, IndexError, TypeError):
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            continue
-        path.append(part)
+            path.append(part)
     return path
 
 

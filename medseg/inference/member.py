@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, combinations
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from medseg.inference.memory import activation_bytes
 from medseg.inference.onnx_network import OnnxNetwork
 from medseg.inference.rebuild import rebuild
 from medseg.io import find_adapter, holds_onnx, load_model, load_onnx
+from medseg.models import create_model
 from medseg.models.slices import with_slices
 from medseg.targets import Target
 
@@ -97,7 +99,7 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
         adapter: what ``medseg adapt`` made of this model.
 
     Raises:
-        UnreadableFile: the weights are not those of the model that the folder names, or model.json holds what cannot be.
+        UnreadableFile: the weights are not those of the model that the folder names; model.json holds what cannot be.
         InputRefused: weights that are NaN or infinite.
         UnsafeArtefact: as `medseg.io.load_model`; a model that names a file to read.
         UsageError: the adapter is of another model, or what it is put on is an adapter itself or an export.
@@ -106,7 +108,7 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
         return _load_onnx_member(folder, profile)
     state, description = load_adapted(folder, adapter)
     told = described(description, folder)
-    network = rebuild(told.arguments, state, folder)
+    network = rebuild(partial(create_model, **told.arguments), state, folder)
     network = profile.place(with_slices(network, told.plan.slice_axis).eval())
     return Member(network, told.plan, told.target, profile, told.operations, _window_bytes(told, profile))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +15,15 @@ from torch.nn.modules.module import (
 
 from medseg.errors import InputRefused, UnreadableFile, some
 from medseg.inference.description import naming
-from medseg.models import create_model
 
 PER_TENSOR = 16  # modules and parameters that a constructor may make for each tensor of the weights
 
 
-def rebuild(arguments: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> nn.Module:
+def rebuild(build: Callable[[], nn.Module], state: Mapping[str, Tensor], folder: Path) -> nn.Module:
     """The network of a model folder with its weights, on the CPU.
 
     Args:
-        arguments: its name and arguments, of `medseg.inference.description.model_arguments`.
+        build: makes the network from what model.json says; called on the meta device first.
         state: name -> tensor, as `medseg.io.load_model` gives it.
         folder: to name in errors.
 
@@ -34,13 +32,13 @@ def rebuild(arguments: Mapping[str, Any], state: Mapping[str, Tensor], folder: P
         InputRefused: a weight is NaN or infinite.
     """
     with naming(folder):
-        drawn = _drawn(arguments, len(state))
+        drawn = _drawn(build, len(state))
     problems = _differences(drawn.state_dict(), state)
     if problems:
-        problem = f"the weights are not those of model '{arguments['name']}' in model.json: {some(problems, 3)}"
+        problem = f"the weights are not those of the model in model.json: {some(problems, 3)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote")
     check_finite(state, folder)
-    network = create_model(**arguments)
+    network = build()
     network.load_state_dict(dict(state))
     return network
 
@@ -58,16 +56,16 @@ def check_finite(state: Mapping[str, Tensor], folder: Path) -> None:
             raise InputRefused(problem, path=folder, fix="train the model again; best/ may hold an earlier state")
 
 
-def _drawn(arguments: Mapping[str, Any], tensors: int) -> nn.Module:
+def _drawn(build: Callable[[], nn.Module], tensors: int) -> nn.Module:
     """The network without numbers; on the CPU where a part of it, of another package, cannot do without."""
     with _at_most(PER_TENSOR * tensors + 1000):
         try:
             with torch.device("meta"):
-                return create_model(**arguments)
+                return build()
         except (NotImplementedError, RuntimeError, TypeError) as error:
             if "meta" not in str(error):
                 raise
-        return create_model(**arguments)
+        return build()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from medseg.inference import Predictor, predict_cases
 from medseg.inference.description import described, model_arguments, naming
 from medseg.inference.rebuild import rebuild
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
+from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
 from medseg.targets import build_target
@@ -80,12 +82,12 @@ def adapt(cfg: Config) -> Path:
         split = splits[choose_folds(cfg["fold"], len(splits))[0]]
         prepared = prepare(dataset, plan, split["train"], cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
         pl.seed_everything(cfg["seed"], verbose=False)
-        network = rebuild(told.arguments, state, base)
-        described = {**description, "plan": plan.to_dict()}
+        network = rebuild(partial(create_model, **told.arguments), state, base)
+        planned = {**description, "plan": plan.to_dict()}
         if method == "skip_scale":
-            found = fit_scales(cfg, run, network, described, prepared, split["train"])
+            found = fit_scales(cfg, run, network, planned, prepared, split["train"])
         else:
-            found = fit_part(cfg, run, network, state, described, prepared, split["train"], checkpoint)
+            found = fit_part(cfg, run, network, state, planned, prepared, split["train"], checkpoint)
         facts = {"dataset": dataset.name, "seed": cfg["seed"], "cases": len(split["train"]), **found[2]}
         origin = {"path": str(base), "fingerprint": fingerprint, "model": description["model"]["name"]}
         save_adapter(
