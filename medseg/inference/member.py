@@ -108,7 +108,7 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
         return _load_onnx_member(folder, profile)
     state, description = load_adapted(folder, adapter)
     told = described(description, folder)
-    network = rebuild(partial(create_model, **told.arguments), state, folder)
+    network = rebuild(partial(create_model, **told.arguments), state, folder, told.arguments["name"])
     network = profile.place(with_slices(network, told.plan.slice_axis).eval())
     return Member(network, told.plan, told.target, profile, told.operations, _window_bytes(told, profile))
 

@@ -16,7 +16,15 @@ from medseg.inference.inputs import find_cases, take_shard
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
-from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable, write_json
+from medseg.io import (
+    KNOWN_ENDINGS,
+    check_segment_names,
+    file_ending,
+    holds_dicom,
+    label_ending,
+    require_writable,
+    write_json,
+)
 
 Outcome = Segmentation | MedsegError
 
@@ -54,9 +62,12 @@ def predict_cases(
         The segmentation files, in the order of the cases.
 
     Raises:
+        InputRefused: with ``dicom_seg``, a class that a DICOM-SEG cannot name.
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
+    if dicom_seg:
+        check_segment_names(predictor.plan.labels)
     require_writable(output)
     record = Record() if record is None else record
     doubt = predictor.uncertainty

@@ -19,13 +19,14 @@ from medseg.inference.description import naming
 PER_TENSOR = 16  # modules and parameters that a constructor may make for each tensor of the weights
 
 
-def rebuild(build: Callable[[], nn.Module], state: Mapping[str, Tensor], folder: Path) -> nn.Module:
+def rebuild(build: Callable[[], nn.Module], state: Mapping[str, Tensor], folder: Path, name: str) -> nn.Module:
     """The network of a model folder with its weights, on the CPU.
 
     Args:
         build: makes the network from what model.json says; called on the meta device first.
         state: name -> tensor, as `medseg.io.load_model` gives it.
         folder: to name in errors.
+        name: of the model.
 
     Raises:
         UnreadableFile: the network that the arguments promise is not the one that the weights are of.
@@ -35,7 +36,7 @@ def rebuild(build: Callable[[], nn.Module], state: Mapping[str, Tensor], folder:
         drawn = _drawn(build, len(state))
     problems = _differences(drawn.state_dict(), state)
     if problems:
-        problem = f"the weights are not those of the model in model.json: {some(problems, 3)}"
+        problem = f"the weights are not those of model '{name}' in model.json: {some(problems, 3)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote")
     check_finite(state, folder)
     network = build()

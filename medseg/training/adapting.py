@@ -82,7 +82,7 @@ def adapt(cfg: Config) -> Path:
         split = splits[choose_folds(cfg["fold"], len(splits))[0]]
         prepared = prepare(dataset, plan, split["train"], cache_dir=cfg["cache_dir"], workers=cfg["data"]["workers"])
         pl.seed_everything(cfg["seed"], verbose=False)
-        network = rebuild(partial(create_model, **told.arguments), state, base)
+        network = rebuild(partial(create_model, **told.arguments), state, base, arguments["name"])
         planned = {**description, "plan": plan.to_dict()}
         if method == "skip_scale":
             found = fit_scales(cfg, run, network, planned, prepared, split["train"])
