@@ -76,7 +76,7 @@ def _wrong(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         yield "labels", plan.labels, "different values"
     axes = set(map(str, range(plan.spatial_dims)))
     pairs = [pair for found in plan.mirror_swaps.values() for pair in found]
-    if not set(plan.mirror_swaps) <= axes or any(len(pair) != 2 or not set(pair) <= set(values) for pair in pairs):
+    if not set(plan.mirror_swaps) <= axes or any(len(pair) != 2 or len(set(pair) & set(values)) != 2 for pair in pairs):
         yield "mirror_swaps", plan.mirror_swaps, "axis: pairs of label values"
     for scheme in plan.normalization:
         yield from _wrong_scheme(scheme)
