@@ -18,10 +18,10 @@ from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
 from medseg.io import (
     KNOWN_ENDINGS,
-    check_segment_names,
     file_ending,
     holds_dicom,
     label_ending,
+    require_dicom_seg,
     require_writable,
     write_json,
 )
@@ -66,8 +66,6 @@ def predict_cases(
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
-    if dicom_seg:
-        check_segment_names(predictor.plan.labels)
     require_writable(output)
     record = Record() if record is None else record
     doubt = predictor.uncertainty
@@ -83,6 +81,8 @@ def predict_cases(
         )
         for case in cases
     ]
+    if any("dicom_seg" in paths for paths in files):
+        require_dicom_seg(predictor.plan.labels)
     if predictor.target.layout is not None:
         write_json(Path(output) / LAYOUT, predictor.target.layout)
     todo = [

@@ -46,16 +46,14 @@ def write_dicom_seg(
         InputRefused: the slices lack what a DICOM-SEG must say of them, or as `check_segment_names`.
         ResourceError: it cannot be written; the old file is intact.
     """
-    try:
-        import highdicom
-        from pydicom.sr.codedict import codes
-    except ImportError as error:
-        raise UsageError(f"DICOM-SEG needs highdicom ({error})", fix='pip install "medseg[dicom]"') from None
+    segments = require_dicom_seg(label_names)
+    import highdicom
+    from pydicom.sr.codedict import codes
+
     if geometry.source.get("format") != "dicom":
         raise UsageError("DICOM-SEG needs DICOM slices to refer to", path=path, fix="give a folder of slices")
     if labels.shape != geometry.shape:
         raise BadGeometry(f"labels {labels.shape} do not fit the slices {geometry}", path=path)
-    segments = check_segment_names(label_names)
     numbers = np.zeros(max(int(labels.max()), *(value for value, *_ in segments)) + 1, np.uint16)
     for number, (value, *_) in enumerate(segments, start=1):
         numbers[value] = number
@@ -92,6 +90,20 @@ def write_dicom_seg(
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         problem = f"the headers of its slices do not allow a DICOM-SEG: {first}"
         raise InputRefused(problem, path=path, fix="export the slices again, or leave dicom_seg out") from error
+
+
+def require_dicom_seg(label_names: Mapping[str, int]) -> list[tuple[int, str, str]]:
+    """`check_segment_names`, to be called before anything is predicted that shall become a DICOM-SEG.
+
+    Raises:
+        UsageError: highdicom is not installed.
+        InputRefused: as `check_segment_names`.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"DICOM-SEG needs highdicom ({error})", fix='pip install "medseg[dicom]"') from None
+    return check_segment_names(label_names)
 
 
 def check_segment_names(label_names: Mapping[str, int]) -> list[tuple[int, str, str]]:

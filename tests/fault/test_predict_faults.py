@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_no_partial_file_and_the_old_one(tmp_path: Path, pred
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_dicom_seg_without_its_package_is_told_per_case(
+def test_dicom_seg_without_its_package_is_told_before_anything_is_predicted(
     tmp_path: Path, predictor: Predictor, write_series: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16))
@@ -149,3 +149,28 @@ def test_dicom_seg_without_its_package_is_told_per_case(
         predict_cases(predictor, [Case("ct", (tmp_path / "ct",))], tmp_path / "out", dicom_seg=True, progress=False)
     assert error.value.exit_code == 2
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_class_that_dicom_cannot_name_is_told_before_anything_is_predicted(
+    tmp_path: Path, threshold_predictor: Callable[..., Predictor], write_series: Callable
+) -> None:
+    write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16))
+    predictor, case = threshold_predictor(labels={"background": 0, "left\\right": 1}), Case("ct", (tmp_path / "ct",))
+    with pytest.raises(MedsegError, match="cannot be named in a DICOM-SEG") as error:
+        predict_cases(predictor, [case], tmp_path / "out", dicom_seg=True, progress=False)
+    assert error.value.exit_code == 3
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_slices_that_allow_no_dicom_seg_still_have_their_labels(
+    tmp_path: Path, threshold_predictor: Callable[..., Predictor], write_series: Callable
+) -> None:
+    def change(ds: object, k: int) -> None:
+        del ds.FrameOfReferenceUID  # type: ignore[attr-defined]
+
+    write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16), change=change)
+    with pytest.raises(MedsegError, match=r"do not allow a DICOM-SEG.*The labels are in .*ct.nii.gz"):
+        predict_cases(
+            threshold_predictor(), [Case("ct", (tmp_path / "ct",))], tmp_path / "out", dicom_seg=True, progress=False
+        )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ct.nii.gz"]
