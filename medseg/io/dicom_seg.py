@@ -131,7 +131,7 @@ def _sources(files: Iterable[str]) -> list[Dataset]:
     """The slices' headers in UTF-8, with all that the standard has to be there but may be empty."""
     import pydicom
 
-    sources = []
+    sources: list[Dataset] = []
     for file in files:
         source = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         source.decode()
