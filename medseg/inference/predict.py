@@ -19,7 +19,7 @@ from medseg.inference.prediction_files import check_prediction_files, output_fil
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
-from medseg.io import require_writable, write_json
+from medseg.io import require_dicom_seg, require_writable, write_json
 from medseg.termination import Terminated, interrupted
 
 Outcome = Segmentation | MedsegError
@@ -61,6 +61,7 @@ def predict_cases(
     Raises:
         UsageError: an output would cost the user something, see `medseg.data.outputs`; two cases have one name; or a
             file there was made from other images of the same name.
+        InputRefused: with ``dicom_seg``, a class that a DICOM-SEG cannot name.
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
@@ -78,6 +79,8 @@ def predict_cases(
         )
         for case in cases
     ]
+    if any("dicom_seg" in paths for paths in files):
+        require_dicom_seg(predictor.plan.labels)
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)

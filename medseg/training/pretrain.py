@@ -32,7 +32,15 @@ from medseg.training.report import draw_curve
 from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.schedule import Budget
-from medseg.training.setup import choose_folds, fit_patch, make_budget, make_folds, make_profile, model_arguments
+from medseg.training.setup import (
+    choose_folds,
+    fit_patch,
+    lasting_arguments,
+    make_budget,
+    make_folds,
+    make_profile,
+    model_arguments,
+)
 from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
@@ -85,7 +93,7 @@ def pretrain(cfg: Config) -> Path:
         final = task.final_network
         assert isinstance(final, Embedding)
         seen = {"method": "barlow_twins", "dataset": cfg["data"]["name"], "seed": cfg["seed"], **facts}
-        description = {"model": arguments, "plan": plan.to_dict()}
+        description = {"model": lasting_arguments(arguments), "plan": plan.to_dict()}
         seen = {**seen, "views": dict(cfg["views"]), "cases": [case.id for case in cases]}
         return save_pretrained(run.path, final.encoder, {**description, "pretraining": seen})
 

@@ -31,7 +31,7 @@ def save(path: Path, array: np.ndarray) -> Case:
 
 
 def written(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {LEDGER}
+    return {path.name for path in folder.iterdir()} - {LEDGER} if folder.exists() else set()
 
 
 @pytest.fixture
@@ -146,10 +146,10 @@ def test_a_full_disk_leaves_no_partial_file_and_the_old_one(tmp_path: Path, pred
     with pytest.raises(ResourceError) as error:
         predict_cases(predictor, [large], tmp_path / "new", probabilities=True, progress=False)
     assert error.value.exit_code == 4
-    assert list((tmp_path / "new").iterdir()) == []
+    assert written(tmp_path / "new") == set()
 
 
-def test_dicom_seg_without_its_package_is_told_per_case(
+def test_dicom_seg_without_its_package_is_told_before_anything_is_predicted(
     tmp_path: Path, predictor: Predictor, write_series: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16))
@@ -184,7 +184,7 @@ def test_an_answer_that_is_not_finite_is_no_segmentation(
         predict_cases(network, [bad], tmp_path / "alone", progress=False)
     with pytest.raises(PartialFailure, match="1 of 2 cases failed: bad: the network's output is not finite"):
         predict_cases(network, [bad, good], tmp_path / "out", progress=False)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert written(tmp_path / "out") == {"good.nii.gz"}
 
 
 def test_files_that_are_no_images_do_not_stop_the_others(tmp_path: Path, predictor: Predictor, good: Case) -> None:
@@ -201,7 +201,7 @@ def test_files_that_are_no_images_do_not_stop_the_others(tmp_path: Path, predict
     with pytest.raises(PartialFailure, match=rf"{bad} of {bad + 1} cases failed: ") as error:
         predict_cases(predictor, find_cases(folder, 1), tmp_path / "out", progress=False)
     assert error.value.exit_code == 6
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert written(tmp_path / "out") == {"good.nii.gz"}
 
 
 def test_a_folder_of_slices_that_cannot_be_listed(tmp_path: Path, write_series: Callable) -> None:
@@ -212,3 +212,28 @@ def test_a_folder_of_slices_that_cannot_be_listed(tmp_path: Path, write_series: 
         assert [case.id for case in find_cases(tmp_path / "in", 1)] == ["a", "b"]
     finally:
         (tmp_path / "in" / "b").chmod(0o755)
+
+
+def test_a_class_that_dicom_cannot_name_is_told_before_anything_is_predicted(
+    tmp_path: Path, threshold_predictor: Callable[..., Predictor], write_series: Callable
+) -> None:
+    write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16))
+    predictor, case = threshold_predictor(labels={"background": 0, "left\\right": 1}), Case("ct", (tmp_path / "ct",))
+    with pytest.raises(MedsegError, match="cannot be named in a DICOM-SEG") as error:
+        predict_cases(predictor, [case], tmp_path / "out", dicom_seg=True, progress=False)
+    assert error.value.exit_code == 3
+    assert written(tmp_path / "out") == set()
+
+
+def test_slices_that_allow_no_dicom_seg_still_have_their_labels(
+    tmp_path: Path, threshold_predictor: Callable[..., Predictor], write_series: Callable
+) -> None:
+    def change(ds: object, k: int) -> None:
+        del ds.FrameOfReferenceUID  # type: ignore[attr-defined]
+
+    write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16), change=change)
+    with pytest.raises(MedsegError, match=r"do not allow a DICOM-SEG.*The labels are in .*ct.nii.gz"):
+        predict_cases(
+            threshold_predictor(), [Case("ct", (tmp_path / "ct",))], tmp_path / "out", dicom_seg=True, progress=False
+        )
+    assert written(tmp_path / "out") == {"ct.nii.gz"}
