@@ -208,8 +208,13 @@ def nrrd(files: Files) -> Reading:
     flips |= {"left-anterior-superior": (1, -1, 1), "lps": (1, 1, 1), "ras": (-1, -1, 1), "las": (1, -1, 1)}
     if "spacedirections" not in fields:
         _need("space" not in fields)
+        kinds = fields.get("kinds", " ".join(["domain"] * dims)).lower().split()
+        others = [axis for axis, kind in enumerate(kinds) if kind not in ("domain", "space")]
+        _need(len(kinds) == dims and len(others) < 2)
         spacing = _floats(fields["spacings"], dims) if "spacings" in fields else [1.0] * dims
-        return _placed(stored[None], spacing, [0.0] * dims, np.eye(dims))
+        spacing = [step for axis, step in enumerate(spacing) if axis not in others]
+        stored = np.moveaxis(stored, others[0], 0) if others else stored[None]
+        return _placed(stored, spacing, [0.0] * len(spacing), np.eye(len(spacing)))
     vectors = [_vector(text) for text in re.findall(r"none|\([^()]*\)", fields["spacedirections"])]
     _need(len(vectors) == dims)
     others = [axis for axis, vector in enumerate(vectors) if vector is None]

@@ -167,7 +167,8 @@ def run(name: str, seed: int, tries: int, results: Path, *, timeout: float, limi
         if len(rows) >= tries:
             return rows[:tries]
         command = [sys.executable, __file__, "--child", name, str(seed), str(len(rows)), str(tries), str(results)]
-        child = subprocess.Popen([*command, str(limit_gib)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with results.with_suffix(".stderr").open("ab") as told:
+            child = subprocess.Popen([*command, str(limit_gib)], stdin=subprocess.DEVNULL, stderr=told)
         size, since = -1, time.monotonic()
         while child.poll() is None:
             time.sleep(0.2)
