@@ -163,7 +163,9 @@ def call(verb: str, settings: Settings) -> int:
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
     """Overrides, the user's config folder, and the other flags."""
-    overrides, config_dir, flags = [], None, set()
+    overrides: list[str] = []
+    flags: set[str] = set()
+    config_dir = None
     names = {"-m": "multirun", "--multirun": "multirun", "--cfg": "cfg", "-h": "help", "--help": "help"}
     iterator = iter(words)
     for word in iterator:

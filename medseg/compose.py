@@ -88,7 +88,9 @@ def compose_launcher(words: Sequence[str]) -> dict[str, Any]:
         if key not in settings:
             raise UsageError(f"there is no key 'hydra.launcher.{key}': {nearest(key, settings)}")
         settings[key] = override.value()
-    return settings
+    from medseg.settings.launcher_group import LauncherSettings
+
+    return LauncherSettings.of(settings, "hydra.launcher").to_config()
 
 
 def expand_all(verb: str, words: Sequence[str]) -> list[str]:

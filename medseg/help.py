@@ -82,7 +82,7 @@ def _expectations(verb: str, config: dict[str, Any]) -> dict[str, str]:
     from medseg.settings.parts import Part, arguments_of
     from medseg.settings.wording import expected
 
-    said = {}
+    said: dict[str, str] = {}
     for key, field in fields_of(settings_class(verb)):
         part = field.annotation
         if isinstance(part, type) and issubclass(part, Part):

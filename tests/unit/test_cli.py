@@ -1,11 +1,14 @@
 """The command line: exit codes, one line, the nearest right name; every config composes and fits its part."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from medseg.cli import COMMANDS, main, split_flags
+from medseg.cli import COMMANDS, main, split_flags, trust_no_folder
 from medseg.compose import VERBS, compose, compose_launcher, expand, options
 from medseg.errors import BadDataset, UsageError
 from medseg.models import MODELS
@@ -153,3 +156,27 @@ def test_other_errors(monkeypatch, capsys, error, code):
     found, line = code_and_line(capsys, "models")
     assert found == code
     assert ("bug in medseg" in line) == (code == 1)
+
+
+def test_a_foreign_folder_runs_none_of_its_files(tmp_path):
+    for name in ("psutil", "yaml", "hydra", "pydantic", "json", "random"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'a').write({name!r})\n")
+    (tmp_path / "mine.py").write_text("from medseg.models import MODELS\nMODELS.register('mine')(MODELS.get('unet'))\n")
+    words = ["models", "pattern=mine", "plugins=[mine]"]
+    env = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
+    code = f"import sys; from medseg.cli import main; sys.argv[1:] = {words!r}; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_python_m_takes_its_folder_off_the_path_here_and_in_processes_to_come(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    trust_no_folder()
+    assert not {"", str(tmp_path)} & set(sys.path)
+    assert os.environ["PYTHONSAFEPATH"] == "1"

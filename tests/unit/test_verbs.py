@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,9 +50,9 @@ def test_prepare_and_a_plan_of_its_own(folder: Path, tiny_phantoms: Path, capsys
 
 
 def test_predict_evaluate_compare(model: Path, tiny_phantoms: Path) -> None:
-    for name in ("a", "b"):
-        assert run(["predict", f"model={model}", f"input={tiny_phantoms}", f"output={name}", "precision=fp32"]) == 0
-        assert run(["evaluate", f"predictions={name}", f"references={tiny_phantoms}"]) == 0
+    assert run(["predict", f"model={model}", f"input={tiny_phantoms}", "output=a", "precision=fp32"]) == 0
+    assert run(["evaluate", "predictions=a", f"references={tiny_phantoms}"]) == 0
+    shutil.copytree("a", "b")
     assert run(["compare", "a=a", "b=b", "output=difference"]) == 0
     assert (Path("difference") / "comparison.json").is_file()
 
