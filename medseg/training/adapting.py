@@ -173,7 +173,7 @@ def fit_scales(site: Site, ids: Sequence[str]) -> Found:
     site.begin()
     found = calibrate(
         network,
-        lambda model: float(np.nanmean(judge.dice(task))),
+        lambda model: float(np.nanmean(judge.dice(task) or np.nan)),
         grid=scores["grid"],
         mode=scores["mode"],
         tolerance=scores["tolerance"],

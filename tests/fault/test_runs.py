@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from medseg.cli import main
 from medseg.compose import compose
 from medseg.errors import BadDataset, Interrupted, MedsegError, ResourceError, UnreadableFile, UsageError
 from medseg.io import load_model, read_json, write_json
@@ -265,6 +268,30 @@ def test_sigterm_finishes_the_step_saves_and_goes_on_exactly(
     for folder in ("", "best"):
         whole = (unbroken / folder / "model.safetensors").read_bytes()
         assert (run / folder / "model.safetensors").read_bytes() == whole
+
+
+def test_sigterm_while_cases_are_prepared_exits_143_and_leaves_no_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_call(monkeypatch, "medseg.data.prepare.read_channels", 2, stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", words[0], *words[2:], f"run_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}"])
+    assert ended.value.code == 143
+    assert not (tmp_path / "run").exists()
+    assert len(list((tmp_path / "cache").rglob("case.json"))) == 1  # which the next start need not do again
+
+
+def test_the_loss_that_is_shown_is_the_one_that_is_logged(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medseg.training.progress.LINE_SECONDS", 0.0)
+    more = ["trainer.progress=true", "trainer.accumulate=2", "trainer.steps_per_epoch=20", "data.folds=1"]
+    log = pd.read_csv(next(train(words, tmp_path / "run", *more).glob("logs/*/metrics.csv")))
+    shown = dict(re.findall(r"step (\d+)  loss ([\d.]+)", capsys.readouterr().out))
+    logged = log.dropna(subset=["train/loss"])
+    assert len(logged)
+    for step, loss in zip(logged["step"], logged["train/loss"], strict=True):
+        assert shown[str(step + 1)] == f"{loss:#.3g}"
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
