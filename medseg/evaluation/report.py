@@ -158,7 +158,7 @@ class Report:
         if self.unclustered:
             names = ", ".join(self.unclustered)
             lines.append(
-                f"No row or value says what these belong to, each is its own ({len(self.unclustered)}): {names}"
+                f"Nothing says what these belong to, each is a cluster of its own ({len(self.unclustered)}): {names}"
             )
         return [visible(line) for line in lines]
 

@@ -134,7 +134,7 @@ def clusters_of(cases: Sequence[str], metadata: pd.DataFrame, column: str) -> tu
         UsageError, BadDataset: as `column_of_cases`.
     """
     values = column_of_cases(cases, metadata, column)
-    alone = tuple(case for case, value in values.items() if value.strip().lower() in NOT_KNOWN)
+    alone = tuple(str(case) for case, value in values.items() if value.strip().lower() in NOT_KNOWN)
     return [f"\0{case}" if case in set(alone) else value for case, value in values.items()], alone
 
 
