@@ -145,7 +145,8 @@ def compare(
     unmeasured = check_measured_alike(methods)
     results: list[PairedResult] = []
     absent: dict[str, None] = {}
-    groups, alone = None, ()
+    groups: list[str] | None = None
+    alone: tuple[str, ...] = ()
     for metric in metrics:
         paired = pair_methods(methods, metric)
         if cluster is not None and metadata is not None and groups is None:
