@@ -16,6 +16,8 @@ from medseg.blocks.skip import EDITS, MERGES, PYRAMID, SkipContext
 from medseg.blocks.vovnet import OneShotAggregation
 from medseg.models import create_model
 
+pytestmark = pytest.mark.numerics
+
 CONVS = {4: F.conv2d, 5: F.conv3d}
 POOLS = {4: F.max_pool2d, 5: F.max_pool3d}
 AVERAGES = {4: F.avg_pool2d, 5: F.avg_pool3d}

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from medseg.models import MODELS, create_model
 
+pytestmark = pytest.mark.numerics
+
 Check = Callable[..., None]
 W = Any  # the Weights of conftest; tokens are (B, H, W, C) unless said otherwise
 

@@ -17,6 +17,8 @@ from medseg.evaluation import evaluate_folders
 from medseg.inference import Predictor
 from medseg.io import load_model, read_json, write_json
 
+pytestmark = pytest.mark.numerics
+
 REGIONS = "target.regions={organs:[2,3,4,1,5],liver:[liver,lesion],lesion:[lesion]}"
 SMALL = [
     "plan.patch_size=[16,16,16]", "plan.strides=[[1,1,1],[2,2,2]]", "plan.batch_size=2", "model=residual_unet",
