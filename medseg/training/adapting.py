@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
+from medseg.inference.description import described, model_arguments, naming
 from medseg.inference.memory import activation_bytes
+from medseg.inference.rebuild import rebuild
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
@@ -33,7 +36,7 @@ from medseg.training.fitting import Config, make_record
 from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices, require_room
 from medseg.training.report import evaluate_predictions
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import begin, open_record
 from medseg.training.setup import choose_folds, make_data, make_folds, make_profile, make_task
 
@@ -68,13 +71,17 @@ def adapt(cfg: Config) -> Path:
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
+    check_run_dir(cfg["run_dir"], base, cfg["data"]["path"])
     state, description = load_model(base)
-    check_host(description["model"]["name"])
+    with naming(base):
+        arguments = model_arguments(description.get("model"))
+    check_host(arguments["name"])
+    told = described(description, base)
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "adapt", cfg)
-        dataset, plan = resolve_dataset(cfg["data"]), Plan.from_dict(description["plan"])
+        dataset, plan = resolve_dataset(cfg["data"]), told.plan
         check_site(dataset, plan)
         plan = plan.override(batch_size=cfg["batch_size"])
         splits = stored.splits if stored else make_folds(dataset, cfg["data"])
@@ -87,10 +94,9 @@ def adapt(cfg: Config) -> Path:
         if stored:
             stored.agree(record)
         pl.seed_everything(cfg["seed"], verbose=False)
-        network = create_model(**description["model"])
-        network.load_state_dict(state)
-        described = {**description, "plan": plan.to_dict()}
-        site = Site(cfg, RunPart(run, stored or record), network, described, prepared, stored is not None)
+        network = rebuild(partial(create_model, **told.arguments), state, base, arguments["name"])
+        planned = {**description, "plan": plan.to_dict()}
+        site = Site(cfg, RunPart(run, stored or record), network, planned, prepared, stored is not None)
         found = fit_scales(site, split["train"]) if method == "skip_scale" else fit_part(site, split["train"], state)
         facts = {"dataset": dataset.name, "seed": cfg["seed"], "cases": len(split["train"]), **found[2]}
         origin = {"path": str(base), "fingerprint": fingerprint, "model": description["model"]["name"]}
@@ -188,7 +194,7 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
     for name, adapter in (("before", None), ("after", run.path / "adapter")):
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
-        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"], own_folder=True)
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
         report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
         means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])

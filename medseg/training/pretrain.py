@@ -29,10 +29,18 @@ from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices
 from medseg.training.pretrained import encoder_of, save_pretrained
 from medseg.training.report import draw_curve
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.schedule import Budget
-from medseg.training.setup import choose_folds, fit_patch, make_budget, make_folds, make_profile, model_arguments
+from medseg.training.setup import (
+    choose_folds,
+    fit_patch,
+    lasting_arguments,
+    make_budget,
+    make_folds,
+    make_profile,
+    model_arguments,
+)
 from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
@@ -57,6 +65,7 @@ def pretrain(cfg: Config) -> Path:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
     cfg = PretrainSettings.of(cfg).to_config()
+    check_run_dir(cfg["run_dir"], cfg["data"]["path"])
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "pretrain", cfg)
@@ -84,7 +93,7 @@ def pretrain(cfg: Config) -> Path:
         final = task.final_network
         assert isinstance(final, Embedding)
         seen = {"method": "barlow_twins", "dataset": cfg["data"]["name"], "seed": cfg["seed"], **facts}
-        description = {"model": arguments, "plan": plan.to_dict()}
+        description = {"model": lasting_arguments(arguments), "plan": plan.to_dict()}
         seen = {**seen, "views": dict(cfg["views"]), "cases": [case.id for case in cases]}
         return save_pretrained(run.path, final.encoder, {**description, "pretraining": seen})
 

@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from medseg.data.outputs import check_outputs
 from medseg.errors import ResourceError, UsageError
+from medseg.io.model_folder import DESCRIPTION
 
 OTHER_FOLDER = "choose another run_dir="
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a link or a pipe is not followed
@@ -88,3 +90,16 @@ class RunFolder:
             if path.exists() and os.path.samestat(os.fstat(handle), path.lstat()):
                 return handle
             os.close(handle)  # its owner removed it between the two calls
+
+
+def check_run_dir(run_dir: str | Path, *read: str | Path | None) -> None:
+    """Refuse a run in what it reads, or among a dataset's files; what a run's folder holds is its record's to judge.
+
+    Args:
+        run_dir: as given.
+        read: dataset, and models that it begins with; None are passed over.
+
+    Raises:
+        UsageError, ResourceError: as `medseg.data.outputs.check_outputs`.
+    """
+    check_outputs(run_dir, [DESCRIPTION], read, ours_only=False)

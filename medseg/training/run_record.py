@@ -11,11 +11,9 @@ from typing import Any
 
 from medseg import __version__
 from medseg.data.keys import digest
-from medseg.data.outputs import check_outputs
 from medseg.errors import BadDataset, UnreadableFile, UsageError, some
 from medseg.io import read_json, write_json
 from medseg.io.atomic import to_json
-from medseg.io.model_folder import DESCRIPTION
 from medseg.training.run_folder import OTHER_FOLDER, RunFolder
 
 # What may differ from one start of a run to the next: where things lie, how long it lasts, what computes it, and how
@@ -99,14 +97,12 @@ def open_record(run: RunFolder, verb: str, cfg: Mapping[str, Any]) -> RunRecord 
     Nothing is written.
 
     Raises:
-        UsageError: the folder holds a run and ``resume`` is not set; other settings than its own; files that a run
-            would write over and no record; or it is the dataset's, or the model's.
+        UsageError: the folder holds a run and ``resume`` is not set; other settings than its own; or files that a run
+            would write over and no record.
         UnreadableFile: the record is damaged, or was changed.
     """
     there = run.occupied()
     if there is None:
-        given = (cfg["data"].get("path"), cfg.get("pretrained"), cfg["model"] if verb == "adapt" else None)
-        check_outputs(run.path, (DESCRIPTION,), given)
         return None
     if not run.record.is_file():
         problem = f"the folder holds {there.name} but no record of a run ({run.record.name})"

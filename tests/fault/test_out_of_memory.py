@@ -27,6 +27,8 @@ from medseg.io import read_json
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
+pytestmark = pytest.mark.numerics
+
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 SPACING = (1.0, 1.0, 1.0)
 MIB = 2**20

@@ -8,6 +8,8 @@ import torch
 from medseg.device import choose_profile
 from medseg.errors import UsageError
 
+pytestmark = pytest.mark.numerics
+
 BF16_PROCESSOR = {"avx2": True, "avx512_bf16": True, "amx_bf16": True}
 
 

@@ -9,6 +9,8 @@ from torch import nn
 from medseg.blocks.norm import InstanceNorm, make_norm, make_norm_act, statistics
 from medseg.errors import UsageError
 
+pytestmark = pytest.mark.numerics
+
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 

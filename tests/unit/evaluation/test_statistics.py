@@ -7,7 +7,7 @@ import pytest
 from medseg.errors import BadDataset, InputRefused, UsageError
 from medseg.evaluation import bootstrap_interval, compare, rank, seed_variance, smallest_difference, stratify
 from medseg.evaluation.comparison import holm, permutation_p, rank_biserial, wilcoxon_p
-from medseg.evaluation.statistics import describe, read_table
+from medseg.evaluation.statistics import clusters_of, describe, read_table
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.beta(8, 2, 30)
@@ -196,3 +196,15 @@ def test_tables_are_checked(tmp_path):
         read_table(tmp_path / "a.csv")
     with pytest.raises(InputRefused, match="not a CSV table"):
         read_table(tmp_path / "missing.csv")
+
+
+def test_cases_without_a_patient_are_clusters_of_their_own():
+    metadata = pd.DataFrame({"case": ["a", "b", "c", "d"], "patient": ["p1", "p1", "", "NA"]})
+    clusters, alone = clusters_of(["a", "b", "c", "d", "typo"], metadata, "patient")
+    assert alone == ("c", "d", "typo")
+    assert len(set(clusters)) == 4
+    assert clusters[0] == clusters[1] == "p1"
+    with pytest.raises(BadDataset, match="names cases more than once: a"):
+        clusters_of(["a"], pd.concat([metadata, metadata]), "patient")
+    with pytest.raises(UsageError, match="give metadata="):
+        compare({"a": cases(SCORES), "b": cases(SCORES)}, cluster="patient")

@@ -18,6 +18,8 @@ from medseg.io import read_labels, save_model
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
+pytestmark = pytest.mark.numerics
+
 LABELS = {"background": 0, "organ": 1}
 FP32 = choose_profile("cpu", "fp32")
 ORIENTATIONS = [

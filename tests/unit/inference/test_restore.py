@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from medseg.data.resample import resample
 from medseg.inference.restore import linear_taps, restore_planes
 
+pytestmark = pytest.mark.numerics
+
 
 @settings(deadline=None, max_examples=60)
 @given(

@@ -11,6 +11,8 @@ from torch import nn
 
 from medseg.inference.sliding_window import importance, pad_to, sliding_window, stream_planes, window_starts
 
+pytestmark = pytest.mark.numerics
+
 
 @given(st.integers(1, 70), st.integers(1, 24), st.sampled_from([0.0, 0.25, 0.5, 0.75]))
 def test_windows_cover_the_axis_and_overlap_as_asked(size, patch, overlap):

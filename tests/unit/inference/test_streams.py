@@ -23,6 +23,8 @@ from medseg.inference.sliding_window import sliding_window
 from medseg.inference.streams import check_scales, scaled_shape, support
 from medseg.io import Geometry
 
+pytestmark = pytest.mark.numerics
+
 SPACING = (1.0, 1.0, 1.0)
 MakePredictor = Callable[..., Predictor]
 

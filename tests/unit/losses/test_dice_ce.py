@@ -14,6 +14,8 @@ from medseg.losses.cross_entropy import cross_entropy
 from medseg.losses.dice import soft_dice_loss
 from medseg.losses.dice_ce import Options, make_dice_ce, plain_dice_ce
 
+pytestmark = pytest.mark.numerics
+
 SETTINGS = [
     dict(zip(("batch_dice", "include_background"), v, strict=True)) for v in itertools.product((True, False), repeat=2)
 ]

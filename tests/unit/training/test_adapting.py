@@ -175,7 +175,7 @@ def test_a_refused_run_leaves_the_folder_as_it_was(words, base, tmp_path) -> Non
         adapted(words, base, tmp_path, "fold=all")
     other = tmp_path / "other"
     shutil.copytree(base, other)
-    with pytest.raises(UsageError, match="holds a model"):
+    with pytest.raises(UsageError, match="holds a checkpoint already"):
         adapted(words, base, other)
     assert (base / "config.json").read_bytes() == (other / "config.json").read_bytes() == config
     with pytest.raises(UsageError, match="resume=true: verb is adapt, the run in this folder has train"):
