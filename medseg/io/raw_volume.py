@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -120,22 +120,44 @@ def read_voxels(volume: RawVolume) -> np.ndarray:
 
 def _chunks(file: BinaryIO, packing: Packing) -> Iterator[bytes]:
     if packing == "raw":
-        while block := file.read(_CHUNK):
-            yield block
+        yield from _blocks(file)
         return
-    stream: Any = zlib.decompressobj(_ZLIB_OR_GZIP) if packing == "deflate" else bz2.BZ2Decompressor()
     try:
-        while not stream.eof:
-            # bz2 keeps what it has not consumed, zlib hands it back.
-            hungry = getattr(stream, "needs_input", True)
-            waiting = getattr(stream, "unconsumed_tail", b"") or (file.read(_CHUNK) if hungry else b"")
-            block = stream.decompress(waiting, _CHUNK)
-            if not (waiting or block):
-                raise UnreadableFile("its compressed voxels are truncated", fix=_BROKEN)
-            yield block
+        yield from _inflated(file) if packing == "deflate" else _unzipped(file)
     except (zlib.error, OSError) as error:
         raise UnreadableFile(f"its compressed voxels are damaged: {error}", fix=_BROKEN) from None
-    if stream.unused_data or file.read(1):
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(_CHUNK):
+        yield block
+
+
+def _inflated(file: BinaryIO) -> Iterator[bytes]:
+    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
+    while not stream.eof:
+        waiting = stream.unconsumed_tail or file.read(_CHUNK)
+        yield (block := stream.decompress(waiting, _CHUNK))
+        _check_goes_on(waiting or block)
+    _check_ends(stream.unused_data or file.read(1))
+
+
+def _unzipped(file: BinaryIO) -> Iterator[bytes]:
+    stream = bz2.BZ2Decompressor()
+    while not stream.eof:
+        waiting = file.read(_CHUNK) if stream.needs_input else b""
+        yield (block := stream.decompress(waiting, _CHUNK))
+        _check_goes_on(waiting or block)
+    _check_ends(stream.unused_data or file.read(1))
+
+
+def _check_goes_on(found: bytes) -> None:
+    if not found:
+        raise UnreadableFile("its compressed voxels are truncated", fix=_BROKEN)
+
+
+def _check_ends(found: bytes) -> None:
+    if found:
         raise UnreadableFile("bytes follow its compressed voxels (expected the end of the file)", fix=_BROKEN)
 
 
