@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from medseg.text import visible
+
 
 class MedsegError(Exception):
     """An error that a user can cause, told in one line: case, file, field and value, what is expected, what to do.
@@ -42,7 +44,7 @@ class MedsegError(Exception):
         fix = f" Fix: {self.fix}." if self.fix else ""
         problem = self.problem if self.problem.endswith("?") else f"{self.problem.rstrip('.')}."
         line = f"{where + ': ' if where else ''}{problem}{fix} {self.written}"
-        return " ".join(line.split())
+        return visible(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when a worker process hands the error to its parent."""
@@ -133,7 +135,7 @@ def _close(text: str, names: Sequence[str]) -> list[str]:
 
 
 def _other_number(a: str, b: str) -> bool:
-    return re.sub(r"\d+", "#", a) == re.sub(r"\d+", "#", b)
+    return re.sub(r"\d", "#", a) == re.sub(r"\d", "#", b)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -29,6 +29,7 @@ from medseg.data.preprocess import (
 from medseg.data.read_case import read_case_labels
 from medseg.errors import InputRefused, MedsegError, some
 from medseg.io import read_channels
+from medseg.text import for_terminal
 
 __all__ = [
     "PreparedDataset",
@@ -102,7 +103,6 @@ def prepare(
 def prepare_command(cfg: Mapping[str, Any]) -> int:
     """``medseg prepare``: fingerprint, plan and cache the training cases, and say where they are."""
     from rich.console import Console
-    from rich.text import Text
 
     from medseg.data.catalogue import resolve_dataset
 
@@ -114,8 +114,10 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
     plan.save(prepared.folder / "plan.json")
     console = Console()
     for choice, reason in plan.reasons.items():
-        console.print(Text.assemble((choice, "bold"), f" {plan.to_dict()[choice]}: {reason}"))
-    console.print(Text(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}"))
+        console.print(
+            for_terminal(choice, "bold"), for_terminal(f"{plan.to_dict()[choice]}: {reason}"), highlight=False
+        )
+    console.print(for_terminal(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}"))
     return 0
 
 

@@ -1,7 +1,7 @@
 """Pictures (.png, .jpg, .tif, .bmp): (C, rows, columns), spacing 1; the numbers and the orientation that are stored.
 
 Each format is parsed strictly by its own module, which gives the samples exactly as stored or refuses: `medseg.io.png`,
-`medseg.io.tiff`, `medseg.io.raster`. Images and label maps are read alike, but for palettes: of an image they give the
+`tiff`, `jpeg`, `bmp`. Images and label maps are read alike, but for palettes: of an image they give the
 colours, of a label map the indices are the labels.
 """
 
@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import mmap
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from medseg.errors import BadLabels, UnreadableFile, UsageError
 from medseg.io.atomic import atomic_path
+from medseg.io.bmp import bmp_size, read_bmp
 from medseg.io.endings import file_ending
+from medseg.io.jpeg import jpeg_facts, read_jpeg
 from medseg.io.memory import require_memory
 from medseg.io.picture import Picture, damage_told
 from medseg.io.png import SIGNATURE, png_header, read_png
-from medseg.io.raster import bmp_size, parse_jpeg, read_bmp, read_jpeg
 from medseg.io.tiff import parse_tiff
 from medseg.io.tiff_pixels import read_tiff
 from medseg.io.volume import Geometry
@@ -86,29 +88,30 @@ def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         picture.save(file, format=_FORMATS[ending])
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def _mapped(path: Path) -> bytes:
+    """The file's bytes, read where they are looked at: of a large picture, its size takes but the header."""
     with path.open("rb") as file:
         try:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return cast(bytes, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except ValueError:  # an empty file
             return b""
 
 
-def _format(data: mmap.mmap | bytes) -> str:
+def _format(data: bytes) -> str:
     for start, kind in _STARTS.items():
         if data[: len(start)] == start:
             return kind
     raise UnreadableFile("is not a PNG, JPEG, TIFF or BMP picture", fix="export the file again")
 
 
-def _size(data: mmap.mmap | bytes, kind: str) -> tuple[int, int]:
+def _size(data: bytes, kind: str) -> tuple[int, int]:
     """Rows and columns."""
     if kind == "PNG":
         header = png_header(data[:64])
         return header.height, header.width
     if kind == "BMP":
         return bmp_size(data)
-    facts = parse_tiff(data) if kind == "TIFF" else parse_jpeg(data, whole=False)
+    facts = parse_tiff(data) if kind == "TIFF" else jpeg_facts(data, whole=False)
     return facts.height, facts.width
 
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_BEST_RATIO = 1032  # no deflate stream expands further
+_CHUNK = 1 << 20
 _GZIP_LEVEL = 1  # as nibabel: noise does not pack better, and label maps are small anyway
 
 
@@ -133,10 +134,12 @@ def _read_header(path: Path, stream: BinaryIO, compressed: bool) -> NiftiFacts:
     return facts
 
 
-def _read_voxels(stream: BinaryIO, facts: NiftiFacts) -> bytes:
+def _read_voxels(stream: BinaryIO, facts: NiftiFacts) -> bytearray:
     before = stream.tell()
     before += len(stream.read(facts.offset - before))  # header extensions: other programs' notes
-    voxels = stream.read(facts.voxel_bytes)
+    voxels = bytearray()  # grows with what the file holds, not with what it promises
+    while block := stream.read(min(_CHUNK, facts.voxel_bytes - len(voxels))):
+        voxels += block
     excess = len(stream.read(1))  # reading past the end is what makes gzip compare its checksum
     if excess or len(voxels) != facts.voxel_bytes:
         raise _wrong_length(before + len(voxels) + excess, facts.offset + facts.voxel_bytes)

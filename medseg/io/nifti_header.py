@@ -17,6 +17,7 @@ from medseg.io.nifti_grid import grid_of
 from medseg.io.volume import Geometry
 
 HEADER_BYTES = {348: 352, 540: 544}  # size field -> bytes up to the first possible voxel, NIfTI-1 and NIfTI-2
+_FORM_CODES = range(6)  # unknown, scanner, aligned, Talairach, MNI, template
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def parse_header(head: bytes) -> NiftiFacts:
     header = _raw_header(head)
     shape = _image_shape(header)
     _check_pixdim(header)
+    _check_codes(header)
     dtype = _voxel_type(header)
     slope, intercept = _scaling(header)
     geometry = grid_of(header, shape[:3])
@@ -112,6 +114,15 @@ def _check_pixdim(header: Nifti1Header) -> None:
         value = float(header["pixdim"][axis])
         if not (np.isfinite(value) and value > 0):  # nibabel would make it 1 or positive without a word
             raise BadGeometry(f"pixdim[{axis}] (spacing) is {value} (must be finite and > 0)", fix="re-export the file")
+
+
+def _check_codes(header: Nifti1Header) -> None:
+    for name in ("qform_code", "sform_code"):  # nibabel takes a negative one for set, the standard for unset
+        code = int(header[name])
+        if code not in _FORM_CODES:
+            raise BadGeometry(
+                f"{name} is {code} (must be 0 to 5)", fix=f"set {name} to 1, or to 0 if it is not to be used"
+            )
 
 
 def _voxel_type(header: Nifti1Header) -> np.dtype:

@@ -48,11 +48,42 @@ _TO_LPS = {"ras": (-1, -1, 1), "las": (1, -1, 1), "lps": (1, 1, 1)}
 _TO_LPS |= {"right-anterior-superior": (-1, -1, 1), "left-anterior-superior": (1, -1, 1)}
 _TO_LPS |= {"left-posterior-superior": (1, 1, 1)}
 _SPATIAL_KINDS = ("domain", "space")
-_CHANNEL_KINDS = ("list", "vector", "point", "normal", "covariant-vector", "scalar", "rgb-color", "rgba-color")
+_CHANNEL_KINDS: tuple[str, ...] = (
+    "list",
+    "vector",
+    "point",
+    "normal",
+    "covariant-vector",
+    "scalar",
+    "rgb-color",
+    "rgba-color",
+)
 _CHANNEL_KINDS += ("2-vector", "3-vector", "4-vector", "3-color", "4-color", "none", "stub", "???")
-_NOTES = ("content", "number", "min", "max", "oldmin", "oldmax", "sampleunits", "thicknesses", "axismins", "axismaxs")
+_NOTES: tuple[str, ...] = (
+    "content",
+    "number",
+    "min",
+    "max",
+    "oldmin",
+    "oldmax",
+    "sampleunits",
+    "thicknesses",
+    "axismins",
+    "axismaxs",
+)
 _NOTES += ("centers", "labels", "measurementframe")
-_READ = ("dimension", "type", "encoding", "endian", "sizes", "lineskip", "byteskip", "kinds", "units", "datafile")
+_READ: tuple[str, ...] = (
+    "dimension",
+    "type",
+    "encoding",
+    "endian",
+    "sizes",
+    "lineskip",
+    "byteskip",
+    "kinds",
+    "units",
+    "datafile",
+)
 _READ += ("space", "spacedimension", "spacedirections", "spaceorigin", "spaceunits", "spacings")
 _SYNONYMS = {"centerings": "centers"}
 _FIX = "re-export the file"
@@ -194,7 +225,7 @@ def _grid(fields: Mapping[str, str], dims: int, channels: int | None) -> tuple[l
     _check_units(fields, "spaceunits")
     columns = [vector for vector in _vectors(fields, dims) if vector is not None]
     origin = _vector(fields["spaceorigin"], "space origin") if "spaceorigin" in fields else [0.0] * len(axes)
-    if any(len(vector or []) != len(axes) for vector in [*columns, origin]):
+    if origin is None or any(len(vector) != len(axes) for vector in [*columns, origin]):
         raise BadGeometry(f"a vector of space has not {len(axes)} numbers", fix=_FIX)
     if not np.isfinite([*columns, origin]).all():
         raise BadGeometry("space directions or space origin are not finite", fix=_FIX)

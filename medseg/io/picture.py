@@ -56,10 +56,8 @@ def decoded(data: bytes, kind: str, modes: tuple[str, ...], size: tuple[int, int
 
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as picture:
-            if getattr(picture, "n_frames", 1) != 1:
-                raise UnreadableFile(
-                    f"has {picture.n_frames} pages (expected 1)", fix="write each page to its own file"
-                )
+            if (pages := getattr(picture, "n_frames", 1)) != 1:
+                raise UnreadableFile(f"has {pages} pages (expected 1)", fix="write each page to its own file")
             if picture.mode not in modes or picture.size != size:
                 problem = f"decodes as {picture.mode} of {picture.size} (expected {' or '.join(modes)} of {size})"
                 raise UnreadableFile(problem, fix=REWRITE)

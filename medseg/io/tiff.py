@@ -15,7 +15,6 @@ takes int8 and uint32 for other types; it is asked for byte streams only (`medse
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,13 +22,11 @@ import numpy as np
 
 from medseg.errors import UnreadableFile
 from medseg.io.picture import ORIENTATION, REWRITE
+from medseg.io.tiff_tags import read_directory
 
 _BROKEN = "copy or export the file again"
 REPACK = "save it uncompressed, or with LZW or deflate"
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # type codes of whole numbers
-_MOST_PAGES = 10_000
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, DESCRIPTION = 256, 257, 258, 259, 262, 266, 270
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 SAMPLES, ROWS, PLANAR, PREDICTOR, COLOR_MAP, EXTRA, FORMAT = 277, 278, 284, 317, 320, 338, 339
 _STRIPS, _TILES, _TILE_WIDTH, _TILE_HEIGHT, _DEPTH = (273, 279), (324, 325), 322, 323, 32997
 T4_OPTIONS, T6_OPTIONS = 292, 293
@@ -63,7 +60,7 @@ class TiffFacts:
         extra: 0 unknown, 1 transparency that colours are multiplied by, 2 transparency; None: no such sample.
         palette: (n, 3) uint16, or None.
         tags: values of the tags that were read.
-        entries: tag -> byte of its entry, for a copy of the file with another value.
+        values_at: tag -> byte of its value, for a copy of the file with another one.
     """
 
     order: str
@@ -84,7 +81,7 @@ class TiffFacts:
     palette: np.ndarray | None
     orientation: int
     tags: Mapping[int, list[int]]
-    entries: Mapping[int, int]
+    values_at: Mapping[int, int]
 
     @property
     def pixel_bytes(self) -> int:
@@ -98,21 +95,19 @@ def parse_tiff(data: bytes) -> TiffFacts:
     Raises:
         UnreadableFile: damaged, several pages, or of a kind that is outside of the grammar.
     """
-    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]), "")
-    if not order or (magic := int(np.frombuffer(data[2:4].ljust(2, b"\0"), order + "u2")[0])) not in (42, 43):
-        raise UnreadableFile("is not a TIFF file", fix="export the file again")
-    tags, entries, description = _directory(data, order, big=magic == 43)
+    directory = read_directory(data, _READ)
+    tags = {**_DEFAULTS, **directory.tags}
     width, height = _one(tags, WIDTH), _one(tags, HEIGHT)
-    if width < 1 or height < 1 or _one(tags, _DEPTH) != 1:
+    if width < 1 or height < 1 or _one(tags, _DEPTH) != 1 or _one(tags, PLANAR) not in (1, 2):
         raise UnreadableFile(f"its header cannot be: {width} x {height} pixels", fix=_BROKEN)
     samples, bits, kind = _samples(tags)
     color_samples, extra, palette = _colors(tags, samples, bits, kind)
-    _check_stack(description, height * width * samples)
+    _check_stack(directory.description, height * width * samples)
     compression, predictor = _packing(tags, bits, kind, samples, color_samples)
     planar = _one(tags, PLANAR) == 2 and samples > 1
     tiled, segments, segment_shape = _segments(tags, len(data), (height, width), samples if planar else 1)
     facts = TiffFacts(
-        order=order,
+        order=directory.order,
         height=height,
         width=width,
         samples=samples,
@@ -130,67 +125,10 @@ def parse_tiff(data: bytes) -> TiffFacts:
         palette=palette,
         orientation=_one(tags, ORIENTATION),
         tags=tags,
-        entries=entries,
+        values_at=directory.values_at,
     )
     _check_promise(facts)
     return facts
-
-
-def _directory(data: bytes, order: str, *, big: bool) -> tuple[dict[int, list[int]], dict[int, int], bytes]:
-    """Values of the tags that matter, where their entries are, and the description."""
-    form = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
-    if big and bytes(data[4:8]) != struct.pack(order + "HH", 8, 0):
-        raise UnreadableFile("is not a BigTIFF file with offsets of 8 bytes", fix=_BROKEN)
-    (start,) = _unpack(order + form[0], data, 8 if big else 4)
-    (count,) = _unpack(order + form[1], data, start)
-    first = start + struct.calcsize(order + form[1])
-    _check_pages(data, order, form, start)
-    tags, entries, description = dict(_DEFAULTS), {}, b""
-    for entry in range(first, first + count * form[3], form[3]):
-        tag, kind, number = _unpack(order + form[2], data, entry)
-        if tag in entries:
-            raise UnreadableFile(f"has its tag {tag} twice", fix=_BROKEN)
-        entries[tag] = entry
-        if tag in _READ or tag == DESCRIPTION:
-            value = _value(data, order, form, entry, kind, number)
-            if tag == DESCRIPTION:
-                description = value
-            else:
-                tags[tag] = _numbers(value, order, kind, tag)
-    return tags, entries, description
-
-
-def _check_pages(data: bytes, order: str, form: tuple[str, str, str, int], start: int) -> None:
-    pages, seen = 0, {0}
-    while start not in seen and pages < _MOST_PAGES:
-        seen.add(start)
-        (count,) = _unpack(order + form[1], data, start)
-        (start,) = _unpack(order + form[0], data, start + struct.calcsize(order + form[1]) + count * form[3])
-        pages += 1
-    if pages != 1 or start != 0:
-        raise UnreadableFile(f"has {pages} pages (expected 1)", fix="write each page to a file of its own")
-
-
-def _unpack(form: str, data: bytes, position: int) -> tuple[int, ...]:
-    if not 0 <= position <= len(data) - struct.calcsize(form):
-        raise UnreadableFile("is truncated: its directory is outside of the file", fix=_BROKEN)
-    return struct.unpack_from(form, data, position)
-
-
-def _value(data: bytes, order: str, form: tuple[str, str, str, int], entry: int, kind: int, number: int) -> bytes:
-    inline = struct.calcsize(order + form[0])
-    start, size = entry + form[3] - inline, _SIZES.get(kind, 0) * number
-    if size > inline:
-        (start,) = _unpack(order + form[0], data, start)
-    if not size or start + size > len(data):
-        raise UnreadableFile("is damaged: the value of a tag is outside of the file", fix=_BROKEN)
-    return bytes(data[start : start + size])
-
-
-def _numbers(value: bytes, order: str, kind: int, tag: int) -> list[int]:
-    if kind not in _WHOLE:
-        raise UnreadableFile(f"is damaged: its tag {tag} is of the type {kind} (expected whole numbers)", fix=_BROKEN)
-    return np.frombuffer(value, order + _WHOLE[kind]).tolist()
 
 
 def _one(tags: Mapping[int, list[int]], tag: int) -> int:
@@ -237,9 +175,8 @@ def _palette(tags: Mapping[int, list[int]], bits: int, kind: str) -> np.ndarray:
     return np.array(stored, np.uint16).reshape(3, -1).T
 
 
-def _check_stack(description: bytes, samples: int) -> None:
+def _check_stack(text: str, samples: int) -> None:
     """ImageJ and tifffile can keep a stack behind the directory of its first picture."""
-    text = description.rstrip(b"\0").decode("latin-1")
     if text.startswith("ImageJ="):
         counts = dict(line.partition("=")[::2] for line in text.splitlines())
         several = counts.get("images", "1").strip() != "1"

@@ -79,7 +79,7 @@ def _segment(stream: bytes, facts: TiffFacts, shape: tuple[int, int, int]) -> np
     expected = height * row
     if facts.compression in tiff.CCITT:
         return _ccitt(stream, facts, (columns, height))
-    raw = _bytes(stream, facts.compression, row, height)
+    raw = _bytes(stream, facts, row, height)
     if len(raw) != expected and not (len(raw) == facts.segment_shape[0] * row and not facts.tiled):
         raise UnreadableFile(f"a strip or tile has {len(raw)} bytes (expected {expected})", fix=_BROKEN)
     lines = np.frombuffer(raw[:expected], np.uint8).reshape(height, row)
@@ -88,20 +88,20 @@ def _segment(stream: bytes, facts: TiffFacts, shape: tuple[int, int, int]) -> np
     return _predicted(lines, facts, shape)
 
 
-def _bytes(stream: bytes, compression: int, row: int, rows: int) -> bytes:
-    if compression == tiff.NONE:
+def _bytes(stream: bytes, facts: TiffFacts, row: int, rows: int) -> bytes:
+    if facts.compression == tiff.NONE:
         return stream
-    if compression in tiff.DEFLATE:
-        unpacker = zlib.decompressobj()
+    if facts.compression in tiff.DEFLATE:
+        unpacker, most = zlib.decompressobj(), facts.segment_shape[0] * row + 1  # some writers fill up the last strip
         try:
-            raw = unpacker.decompress(stream, rows * row + 1)
-            rest = b"" if unpacker.eof else unpacker.decompress(unpacker.unconsumed_tail, rows * row + 1)
+            raw = unpacker.decompress(stream, most)
+            rest = b"" if unpacker.eof else unpacker.decompress(unpacker.unconsumed_tail, most)
         except zlib.error as error:
             raise UnreadableFile(f"its pixels do not unpack: {error}", fix=_BROKEN) from None
         if not unpacker.eof or rest:
             raise UnreadableFile("its deflated pixels are truncated or too many", fix=_BROKEN)
         return raw
-    pixels = decoded(_one_strip(stream, compression, (row, rows), 8), "TIFF", ("L",), (row, rows))
+    pixels = decoded(_one_strip(stream, facts.compression, (row, rows), 8), "TIFF", ("L",), (row, rows))
     return pixels.tobytes()
 
 
@@ -150,8 +150,7 @@ def _predicted(lines: np.ndarray, facts: TiffFacts, shape: tuple[int, int, int])
 def _jpeg(data: bytes, facts: TiffFacts) -> np.ndarray:
     """Decoded by libtiff as a whole, from a copy whose orientation is 1: Pillow would turn it."""
     copy = bytearray(data)
-    if ORIENTATION in facts.entries:
-        entry = facts.entries[ORIENTATION]
-        struct.pack_into(facts.order + "H", copy, entry + (12 if data[2:4] in (b"+\0", b"\0+") else 8), 1)
+    if ORIENTATION in facts.values_at:
+        struct.pack_into(facts.order + "H", copy, facts.values_at[ORIENTATION], 1)
     mode = "L" if facts.color_samples == 1 else "RGB"
     return np.atleast_3d(decoded(bytes(copy), "TIFF", (mode,), (facts.width, facts.height)))

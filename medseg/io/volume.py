@@ -12,7 +12,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, i
 
 from medseg.errors import BadGeometry
 
-SPACING_LIMITS = (1e-7, 1e5)  # mm: electron microscopy to far beyond a body
+SPACING_LIMITS = (1e-9, 1e5)  # mm: a hundredth of an atom to far beyond a body
 ORIGIN_LIMIT = 1e7  # mm
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 

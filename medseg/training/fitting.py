@@ -26,7 +26,7 @@ from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices, require_room
 from medseg.training.pretrained import load_pretrained
 from medseg.training.report import report_folds, report_validation
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.setup import (
     check_model,
@@ -66,6 +66,7 @@ def fit(cfg: Config) -> Path:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
     cfg = TrainSettings.of(cfg).to_config()
+    check_run_dir(cfg["run_dir"], cfg["data"]["path"], cfg["pretrained"])
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "train", cfg)
@@ -88,6 +89,8 @@ def fit(cfg: Config) -> Path:
             training = FoldTraining(cfg, part, dataset, prepared, plan, target, splits[fold], fold, stored is not None)
             if number == 0:
                 training.check_cases([splits[fold] for fold in folds])
+                for later in parts[1:] if stored else ():
+                    later.newest_checkpoint()
                 begin(run, part.record, cfg, resumed=stored is not None)
             training.run()
         if len(folds) > 1:

@@ -90,6 +90,8 @@ NIFTI_FAULTS: dict[str, tuple[bytes, type[InputRefused], str]] = {
     "negative axis": (patched(DIM + 2, "h", -6), UnreadableFile, r"dim\[1\] is -6"),
     "huge": (patched(DIM, "hhhh", 3, 32767, 32767, 32767), UnreadableFile, "is truncated"),
     "five dimensions": (patched(DIM, "hhhhhh", 5, 6, 5, 4, 1, 3), BadVoxels, "5 dimensions 6x5x4x1x3"),
+    "negative code": (patched(QFORM_CODE, "h", -32768), BadGeometry, "qform_code is -32768"),
+    "unknown code": (patched(SFORM_CODE, "h", 6), BadGeometry, "sform_code is 6"),
     "zero spacing": (patched(PIXDIM + 12, "f", 0), BadGeometry, r"pixdim\[3\] \(spacing\) is 0.0"),
     "negative spacing": (patched(PIXDIM + 4, "f", -1), BadGeometry, r"pixdim\[1\] \(spacing\) is -1.0"),
     "nan spacing": (patched(PIXDIM + 8, "f", NAN), BadGeometry, r"pixdim\[2\] \(spacing\) is nan"),

@@ -18,6 +18,7 @@ from medseg.io import (
     file_ending,
     label_ending,
     read_channels,
+    read_geometry,
     read_labels,
     read_volume,
     write_labels,
@@ -147,3 +148,16 @@ def test_importing_io_loads_neither_torch_nor_itk() -> None:
     code = f"import sys, nibabel; own = set(sys.modules); import medseg.io; print({slow} & (set(sys.modules) - own))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize("mm", [0.05e-6, 0.4e-6, 3.58e-6, 1.0, 5000.0])
+def test_grids_from_tenths_of_nanometres_on_come_back(tmp_path: Path, ending: str, mm: float) -> None:
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]]) * mm * [1, 1, 10]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn, [3 * mm, -5 * mm, 0]
+    geometry = Geometry((6, 5, 4), affine)
+    write_labels(tmp_path / f"a{ending}", np.zeros((6, 5, 4), np.uint8), geometry)
+    again = read_geometry(tmp_path / f"a{ending}")
+    assert geometry.difference(again, tolerance_voxels=1e-4) is None
+    assert again.spacing == pytest.approx((mm, mm, 10 * mm), rel=1e-6)
