@@ -28,7 +28,8 @@ LAYERS = (
     {"device"},
     {"registry"},
     {"termination"},
-    {"errors", "kernels", "configs", "tables", "text"},
+    {"errors", "kernels", "configs", "tables"},
+    {"text"},
 )
 HEIGHT = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 
