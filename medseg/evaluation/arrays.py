@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.errors import InputRefused, UsageError, nearest
 from medseg.evaluation.boundary import SURFACES, Surface
-from medseg.evaluation.metrics import METRICS, PARAMETERS, Metric, empty_rule
+from medseg.evaluation.metrics import METRICS, PARAMETERS, Metric, canonical, empty_rule
 from medseg.evaluation.pair import ClassPair, LabelPair, check_channels
 
 Key = TypeVar("Key", bound=Hashable)
@@ -105,7 +105,8 @@ def build_metrics(names: Sequence[str], empty: Mapping[str, Any] | None = None) 
     return built
 
 
-def _build(name: str) -> Metric:
+def _build(given: str) -> Metric:
+    name = canonical(given)
     base, _, number = name.rpartition("_")
     if name not in METRICS.names() and base in PARAMETERS and re.fullmatch(r"\d+(\.\d+)?", number):
         return PARAMETERS[base](float(number))

@@ -26,6 +26,14 @@ METRICS: Registry[Metric] = Registry("metric", "medseg.evaluation")
 PARAMETERS: dict[str, Callable[[float], Metric]] = {}  # base name -> metric with the percentage at a name's end
 
 
+ALIASES = {"hd": "hausdorff_distance", "hd95": "hausdorff_distance_95", "jaccard": "iou"}
+
+
+def canonical(name: str) -> str:
+    """The metric's own name where another of the field is used: ``"hd95"`` -> ``"hausdorff_distance_95"``."""
+    return ALIASES.get(name.lower(), name)
+
+
 class Metric(ABC):
     """A metric; the class says all that a report must tell.
 

@@ -18,10 +18,10 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Rising = AfterValidator(_rising)
-Factors = Annotated[Pair[Annotated[float, Ge(0.01), Le(100)]], Rising, Said("two numbers, 0.01 to 100, the smaller first")]
-Zooms = Annotated[Pair[Annotated[float, Ge(0.05), Le(20)]], Rising, Said("two numbers, 0.05 to 20, the smaller first")]
-Strengths = Annotated[Pair[Annotated[float, Ge(0), Le(100)]], Rising, Said("two numbers, 0 to 100, the smaller first")]
-Shares = Annotated[Pair[Annotated[float, Gt(0), Le(1)]], Rising, Said("two shares above 0, at most 1, the smaller first")]
+Factors = Annotated[Pair[Annotated[float, Ge(0.01), Le(100)]], Rising, Said("two numbers, 0.01 to 100, rising")]
+Zooms = Annotated[Pair[Annotated[float, Ge(0.05), Le(20)]], Rising, Said("two numbers, 0.05 to 20, rising")]
+Strengths = Annotated[Pair[Annotated[float, Ge(0), Le(100)]], Rising, Said("two numbers, 0 to 100, rising")]
+Shares = Annotated[Pair[Annotated[float, Gt(0), Le(1)]], Rising, Said("two numbers above 0, at most 1, rising")]
 Degrees = Annotated[float, Ge(0), Le(180)]
 
 

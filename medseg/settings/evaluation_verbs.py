@@ -25,7 +25,11 @@ Exchange = Annotated[dict[LabelValue, LabelValue], Said("a mapping of label valu
 
 
 def _one_or_more(names: Any) -> Any:
-    return [names] if isinstance(names, str) else names
+    from medseg.evaluation.metrics import canonical
+
+    several = [names] if isinstance(names, str) else names
+    known = isinstance(several, list | tuple) and all(isinstance(name, str) for name in several)
+    return [canonical(name) for name in several] if known else several
 
 
 Metrics = Annotated[

@@ -220,7 +220,8 @@ def arguments_of(factory: Callable[..., Any]) -> type[Settings]:
 
 def ranged(annotation: Any, name: str) -> Any:
     """The annotation of an argument with the range that its name has."""
-    origin, parts = get_origin(annotation), get_args(annotation)
+    origin: Any = get_origin(annotation)
+    parts: tuple[Any, ...] = get_args(annotation)
     if annotation is int:
         return Annotated[int, *RANGES.get(name, WHOLE)]
     if annotation is float:
@@ -234,9 +235,9 @@ def ranged(annotation: Any, name: str) -> Any:
     if origin is Literal:
         return annotation
     if origin is tuple and Ellipsis not in parts:
-        return Annotated[tuple[*(ranged(part, name) for part in parts)], Strict(False)]
+        return Annotated[tuple[tuple(ranged(part, name) for part in parts)], Strict(False)]  # type: ignore[misc]
     if origin in (Sequence, list, tuple):
-        return Annotated[tuple[ranged(parts[0], name), ...], Strict(False), Len(0, 1000)]
+        return Annotated[tuple[ranged(parts[0], name), ...], Strict(False), Len(0, 1000)]  # type: ignore[misc]
     if origin in (Mapping, dict):
         return dict[parts[0], ranged(parts[1], name)]  # type: ignore[valid-type, misc]
     return Any

@@ -27,7 +27,9 @@ LAYERS = (
     {"io"},
     {"device"},
     {"registry"},
-    {"errors", "kernels", "configs", "tables", "termination"},
+    {"termination"},
+    {"errors", "kernels", "configs", "tables"},
+    {"text"},
 )
 HEIGHT = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 
