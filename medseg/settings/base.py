@@ -23,6 +23,7 @@ from medseg.settings.refusal import refusal
 
 Chosen = TypeVar("Chosen", bound="Settings")
 Item = TypeVar("Item")
+AT_ONCE = "at once"  # context of a validation that looks up no registered part
 MOST_PROCESSES = max(16, 4 * (os.cpu_count() or 1))
 MOST_VOXELS = 2**28  # of one patch or image: a channel of 1 GiB
 MOST_IN_BATCH = 2**30
@@ -52,6 +53,7 @@ class Settings(BaseModel):
         if isinstance(config, cls):
             return config
         try:
+            cls.model_validate(dict(config), context=AT_ONCE)  # what needs no slow import is told at once
             return cls.model_validate(dict(config))
         except ValidationError as error:
             raise refusal(error, cls, config, key) from error

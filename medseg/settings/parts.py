@@ -14,11 +14,11 @@ from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import ConfigDict, Strict, create_model, model_validator
+from pydantic import ConfigDict, Strict, ValidationInfo, create_model, model_validator
 
 from medseg.errors import UsageError, nearest
 from medseg.registry import Registry
-from medseg.settings.base import Settings, UserPath, Word
+from medseg.settings.base import AT_ONCE, Settings, UserPath, Word
 from medseg.settings.refusal import shown
 
 WHOLE = (Ge(1), Le(2**16))  # a count, where nothing else is said
@@ -75,8 +75,8 @@ class Part(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+    def _known(cls, given: Any, info: ValidationInfo) -> Any:
+        if info.context == AT_ONCE or not isinstance(given, dict) or not isinstance(given.get("name"), str):
             return given
         name, arguments = given["name"], {key: value for key, value in given.items() if key != "name"}
         return {"name": name, **cls.checked(name, arguments)}
