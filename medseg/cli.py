@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import MedsegError, UsageError, nearest
@@ -31,7 +30,7 @@ COMMANDS = {
 }
 FLAGS = """flags:
   -h, --help          this text, or the keys of a verb
-  -m, --multirun      run once for every combination: model=unet,unetpp seed=0,1,2 (hydra/launcher=slurm: on a cluster)
+  -m, --multirun      run every combination: model=unet,unetpp_nnunet seed=0,1,2 (hydra/launcher=slurm: on a cluster)
   --config-dir DIR    also search DIR for configs (DIR/model/mine.yaml: model=mine)
   --cfg               print the composed config and stop
 """
@@ -88,14 +87,17 @@ def run(words: list[str]) -> int:
     verb, rest = words[0], words[1:]
     if verb not in COMMANDS:
         raise UsageError(f"there is no verb '{verb}': {nearest(verb, COMMANDS)}")
-    if "-h" in rest or "--help" in rest:
-        print(verb_help(verb))
-        return 0
     overrides, config_dir, flags = split_flags(rest)
-    from medseg.compose import compose
+    if "help" in flags:
+        from medseg.help import verb_help
+
+        print(verb_help(verb, overrides, config_dir))
+        return 0
+    from medseg.compose import check_repeated, compose
     from medseg.launch import launch, split_launcher
     from medseg.sweep import sweep
 
+    check_repeated(overrides)
     overrides, launcher = split_launcher(overrides)
     if launcher and "multirun" not in flags:
         raise UsageError("hydra/launcher sends the jobs of a multirun", fix="add --multirun")
@@ -161,8 +163,10 @@ def call(verb: str, settings: Settings) -> int:
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
     """Overrides, the user's config folder, and the other flags."""
-    overrides, config_dir, flags = [], None, set()
-    names = {"-m": "multirun", "--multirun": "multirun", "--cfg": "cfg"}
+    overrides: list[str] = []
+    flags: set[str] = set()
+    config_dir = None
+    names = {"-m": "multirun", "--multirun": "multirun", "--cfg": "cfg", "-h": "help", "--help": "help"}
     iterator = iter(words)
     for word in iterator:
         if word in names:
@@ -170,13 +174,15 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
         elif word == "job" and "cfg" in flags:
             continue  # Hydra's spelling: --cfg job
         elif word == "--config-dir" or word.startswith("--config-dir="):
-            config_dir = word.partition("=")[2] or next(iterator, "")
+            config_dir = os.path.expanduser(word.partition("=")[2] or next(iterator, ""))
             if not os.path.isdir(config_dir):
                 raise UsageError(f"--config-dir {config_dir!r} is not a folder")
         elif word.startswith("-"):
-            raise UsageError(f"unknown flag '{word}': {nearest(word, [*names, '--config-dir', '--help'])}")
+            raise UsageError(f"unknown flag '{word}': {nearest(word, [*names, '--config-dir'])}")
         elif word.startswith("=") or ("=" not in word and not word.startswith("~")):
-            raise UsageError(f"'{word}' is not key=value", fix="write settings as key=value")
+            before = f"{overrides[-1]} {word}" if overrides else "key=a value with spaces"
+            fix = f"write settings as key=value, with quotes where there are spaces: '{before}'"
+            raise UsageError(f"'{word}' is not key=value", fix=fix)
         else:
             overrides.append(word)
     return overrides, config_dir, flags
@@ -185,25 +191,8 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], str | None, set[str]]:
 def usage() -> str:
     """Text of ``medseg --help``."""
     verbs = "\n".join(f"  {verb:<10} {text}" for verb, (_, _, text) in COMMANDS.items())
-    return f"usage: medseg VERB [key=value ...]\n\nverbs:\n{verbs}\n\n{FLAGS}\nKeys of a verb: medseg VERB --help"
-
-
-def verb_help(verb: str) -> str:
-    """The verb's config file as it is, comments included, and the options of its groups."""
-    from medseg.compose import options, used_groups
-
-    text = (files("medseg.configs") / f"{verb}.yaml").read_text(encoding="utf-8")
-    used = used_groups(verb)
-    listed = "\n".join(f"  {group}: {', '.join(options(group))}" for group in used)
-    inner = [
-        f"\n# {group}={options(group)[0]}\n"
-        + (files("medseg.configs") / group / f"{options(group)[0]}.yaml").read_text()
-        for group in used
-        if group in ("trainer", "optimizer", "data", "views")
-    ]
-    return (
-        f"usage: medseg {verb} [key=value ...]\n\n{text}" + (f"\noptions:\n{listed}\n" if used else "") + "".join(inner)
-    )
+    keys = "Keys of a verb: medseg VERB --help, and of a model: medseg train model=unetpp --help"
+    return f"usage: medseg VERB [key=value ...]\n\nverbs:\n{verbs}\n\n{FLAGS}\n{keys}"
 
 
 if __name__ == "__main__":

@@ -10,47 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import BadDataset, MedsegError, UsageError, nearest
+from medseg.settings import CLASSES, settings_class
 
-PATHS = (
-    "input",
-    "output",
-    "adapter",
-    "predictions",
-    "references",
-    "a",
-    "b",
-    "metadata",
-    "pretrained",
-    "run_dir",
-    "cache_dir",
-    "cases",
-    "data.path",
-    "data.test",
-    "data.split_file",
-    "plan.file",
-)
-VERBS = (
-    "check",
-    "prepare",
-    "pretrain",
-    "train",
-    "adapt",
-    "predict",
-    "evaluate",
-    "compare",
-    "export",
-    "models",
-    "skips",
-)
+VERBS = tuple(CLASSES)
 
 
-def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:
+def compose(
+    verb: str, overrides: Sequence[str] = (), config_dir: str | None = None, *, whole: bool = True
+) -> dict[str, Any]:
     """Compose the config of a verb, e.g. ``compose("train", ["data=phantom", "trainer.max_epochs=5"])``.
 
     Args:
         verb: one of `VERBS`.
         overrides: in Hydra's syntax; ``data=DIR`` names a dataset folder, ``data=LIST.csv`` a table of cases.
         config_dir: a folder with configs of your own, searched beside medseg's.
+        whole: False leaves interpolations as they are, and what must be set as ``"???"``.
 
     Raises:
         UsageError: an unknown key, group or option, with the nearest known one; a value that is missing.
@@ -66,11 +40,11 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
     from yaml import YAMLError
 
     logging.getLogger("hydra").setLevel(logging.ERROR)
-    words = [part for word in overrides for part in expand(word)]
+    given = expand_all(verb, overrides)
     # Hydra takes a key that is named like a config group for that group, also in a verb that has no such group.
     foreign = set(_groups()) - set(used_groups(verb))
-    plain = [_as_path(word) for word in words if _name(word) in foreign]
-    words = [word for word in words if _name(word) not in foreign]
+    plain = [word for word in given if _name(word) in foreign]
+    words = [word for word in given if _name(word) not in foreign]
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
@@ -78,11 +52,11 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dir: str | None = N
             composed = hydra_compose(verb, [*words, *search], return_hydra_config=False)
             for override in OverridesParser.create().parse_overrides(plain):
                 OmegaConf.update(composed, override.key_or_group, override.value())
-            config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            config = OmegaConf.to_container(composed, resolve=whole, throw_on_missing=whole)
     except OverrideParseException as error:
         raise syntax_error(error) from error
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise UsageError(explain(error, verb, overrides, config_dir)) from error
+        raise UsageError(explain(error, verb, given, config_dir)) from error
     assert isinstance(config, dict)
     if any(key == "_target_" for key in keys_of(config)):
         raise UsageError("a config names a '_target_' (configs name parts, they never import code)")
@@ -114,7 +88,26 @@ def compose_launcher(words: Sequence[str]) -> dict[str, Any]:
         if key not in settings:
             raise UsageError(f"there is no key 'hydra.launcher.{key}': {nearest(key, settings)}")
         settings[key] = override.value()
-    return settings
+    from medseg.settings.launcher_group import LauncherSettings
+
+    return LauncherSettings.of(settings, "hydra.launcher").to_config()
+
+
+def expand_all(verb: str, words: Sequence[str]) -> list[str]:
+    """What Hydra is told: ``data=DIR`` in full and before what changes parts of it, paths and texts as they stand.
+
+    Raises:
+        BadDataset: ``data=`` names a path that is not there.
+    """
+    verbatim = _verbatim(verb) if any("=" in word for word in words) else frozenset()
+    data = [part for word in words if _name(word) == "data" for part in expand(word)]
+    return [*data, *(_as_it_stands(word, verbatim) for word in words if _name(word) != "data")]
+
+
+def _verbatim(verb: str) -> frozenset[str]:
+    from medseg.settings.keys import verbatim_keys
+
+    return verbatim_keys(settings_class(verb))
 
 
 def expand(word: str) -> list[str]:
@@ -124,8 +117,6 @@ def expand(word: str) -> list[str]:
         BadDataset: a path that is not there.
     """
     name, _, value = word.partition("=")
-    if name in PATHS:
-        return [_as_path(word)]
     if name != "data" or not value or value in options("data"):
         return [word]
     path = Path(value).expanduser()
@@ -141,16 +132,44 @@ def expand(word: str) -> list[str]:
     return [word]
 
 
+def check_repeated(words: Sequence[str]) -> None:
+    """Refuse a key with two values, of which one would be lost: most often the shell has divided ``{a:1,b:2}``.
+
+    Raises:
+        UsageError: naming the key and the values.
+    """
+    given: dict[str, list[str]] = {}
+    for word in dict.fromkeys(words):
+        given.setdefault(_name(word), []).append(word.partition("=")[2])
+    for name, values in given.items():
+        if len(values) > 1:
+            whole = f"'{name}={{{','.join(values)}}}'"
+            fix = f"put {whole} into quotes, which the shell has divided" if ":" in values[0] else "give it once"
+            raise UsageError(f"{name} is given {len(values)} times: {' and '.join(values)}", fix=fix)
+
+
 def quoted(text: str) -> str:
     """A value that Hydra takes as it is."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _as_path(word: str) -> str:
-    """A path or pattern may hold what Hydra reserves; lists, quotes, interpolations and null keep their meaning."""
+def _as_it_stands(word: str, verbatim: frozenset[str]) -> str:
+    """A path or text may hold what Hydra reserves; lists, quotes, interpolations and null keep their meaning there.
+
+    A value that is the name of something on disk is that name, whatever it looks like.
+    """
     name, _, value = word.partition("=")
+    if value and (name in verbatim or "/" in value) and _exists(value):
+        return f"{name}={quoted(value)}"
     special = not value or value == "null" or value[0] in "['\"" or "${" in value
-    return word if special else f"{name}={quoted(value)}"
+    return word if special or name not in verbatim else f"{name}={quoted(value)}"
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long a name, no such user, a null character
+        return False
 
 
 def syntax_error(error: Exception) -> UsageError:
@@ -178,12 +197,17 @@ def options(group: str) -> list[str]:
 
 def used_groups(verb: str) -> list[str]:
     """Names of the config groups of a verb."""
+    return list(default_options(verb))
+
+
+def default_options(verb: str) -> dict[str, str | None]:
+    """Group -> the option that a verb takes where none is chosen."""
     defaults = load_config(f"{verb}.yaml").get("defaults", [])
-    return [group for default in defaults if isinstance(default, dict) for group in default]
+    return {group: option for default in defaults if isinstance(default, dict) for group, option in default.items()}
 
 
 def explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """One line about the word that was wrong."""
+    """One line about the word that was wrong; `overrides` are those that Hydra was given."""
     known = list(known_keys(verb))
     for word in overrides:
         name = _name(word)
@@ -191,7 +215,8 @@ def explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: s
         choices = options(name) + own_options(name, config_dir)
         if name in used_groups(verb) and value and value not in choices and "/" not in value:
             several = " (several values need --multirun)" if "," in value else ""
-            return f"{name}={value}{several}: {nearest(value, choices)}"
+            other = ", or a folder or list of yours, and there is none of that name" if name == "data" else ""
+            return f"{name}={value}{several}: {nearest(value, choices)}{other}"
         if name not in known and not word.startswith("+") and not name.startswith("hydra"):
             return f"there is no key '{name}': {short(nearest(name, known), verb)}"
     if refused := re.search(r"Could not override '([\w.]+)'", str(error)):

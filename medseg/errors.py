@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from medseg.text import visible
+
 
 class MedsegError(Exception):
     """An error that a user can cause, told in one line: case, file, field and value, what is expected, what to do.
@@ -42,7 +44,7 @@ class MedsegError(Exception):
         fix = f" Fix: {self.fix}." if self.fix else ""
         problem = self.problem if self.problem.endswith("?") else f"{self.problem.rstrip('.')}."
         line = f"{where + ': ' if where else ''}{problem}{fix} {self.written}"
-        return " ".join(line.split())
+        return visible(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when a worker process hands the error to its parent."""
@@ -116,7 +118,6 @@ def nearest(name: object, known: Iterable[object]) -> str:
     """
     names, text = sorted(str(one) for one in known), str(name)
     close = _close(text, names)
-    close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
     return (f"did you mean '{close[0]}'? " if close else "") + f"(known: {', '.join(names)})"
 
 
@@ -128,11 +129,13 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def _close(text: str, names: Sequence[str]) -> list[str]:
-    return [one for one in get_close_matches(text, names, n=3, cutoff=0.6) if not _other_number(text, one)]
+    close = get_close_matches(text, names, n=3, cutoff=0.6)
+    close += [one for one in names if len(text) > 2 and one.lower().startswith(text.lower())]
+    return [one for one in close if not _other_number(text, one)]
 
 
 def _other_number(a: str, b: str) -> bool:
-    return re.sub(r"\d+", "#", a) == re.sub(r"\d+", "#", b)
+    return re.sub(r"\d", "#", a) == re.sub(r"\d", "#", b)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -1,6 +1,6 @@
 """The 2D zoo on real data: models trained for equal minutes on equal splits, a few seeds each; one table.
 
-    python scripts/bench_zoo2d.py DATASET --output runs/zoo2d [--models unet unetpp ...] [--minutes 15] [--seeds 0 1 2]
+    python scripts/bench_zoo2d.py DATASET --output runs/zoo2d [--models unet ...] [--minutes 15] [--seeds 0 1 2]
         [--set model.base_channels=24]
 
 DATASET is isic (skin lesions; the 200 cases of val.txt validate), wbc (white blood cells, fold 0 of nnU-Net's rule) or
@@ -27,7 +27,7 @@ from medseg.errors import BadDataset, UsageError, nearest
 from medseg.evaluation import CaseFiles, Evaluator
 from medseg.models import MODELS
 
-MODELS_OF_THE_ZOO = ("unet", "unetpp", "att_swin_unet", "transdae", "barlow_swin")
+MODELS_OF_THE_ZOO = ("unet", "unetpp_nnunet", "att_swin_unet", "transdae", "barlow_swin")
 FOLDERS = {"isic": "isic2017_256", "wbc": "wbc", "chaos": "Dataset038_CHAOS_MR"}
 WORDS = {
     "isic": ["target.binary=true", "augmentation=dermoscopy"],
@@ -35,6 +35,8 @@ WORDS = {
     "chaos": ["data.slices=axial", "augmentation=light"],
 }
 RECIPES = {  # the toolkit's own: configs/experiment/*_default.yaml and transdae.yaml, without their sizes
+    "unet": ["model.base_channels=16"],
+    "unetpp_nnunet": ["model.base_channels=12"],
     "att_swin_unet": ["optimizer.lr=3e-4"],
     "transdae": ["optimizer.lr=5e-4", "optimizer.weight_decay=0.05"],
     "dae_former": ["optimizer.lr=5e-4", "optimizer.weight_decay=0.05"],

@@ -1,7 +1,7 @@
 """Densely connected blocks whose dilations grow with the source: multi-dilated convolution (D3Net, TD3Net).
 
 Papers: Takahashi and Mitsufuji 2021, D3Net (arXiv 2011.11844); TD3Net (arXiv 2506.16073). Written from a description of
-them, not from their code.
+them; the orders of normalisation, activation, convolution and sum are those of the two official codes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class MultiDilatedDenseBlock(nn.Module):
         spatial_dims: 2 or 3.
         max_dilation: upper limit, one number or one per axis, e.g. (1, 4, 4) where slices are thick. None: no limit.
         norm_before_sum: normalise and activate each convolution before the sum, as TD3Net's code does, or the sum.
+        pre_activation: D3Net's order instead: what a convolution sees is normalised and activated first, and the sums
+            stay raw, those that are returned too. The first layer sees the input so, as the official code has it.
         norm: see `medseg.blocks.norm.make_norm`.
         activation: ``"leaky_relu"`` or ``"relu"``; TD3Net's code has a PReLU.
         dropout: probability of zeroing an element after each activation.
@@ -50,12 +52,14 @@ class MultiDilatedDenseBlock(nn.Module):
         spatial_dims: int,
         max_dilation: int | Sequence[int] | None = None,
         norm_before_sum: bool = True,
+        pre_activation: bool = False,
         norm: str = "instance",
         activation: str = "leaky_relu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.growth, self.layers, self.norm_before_sum = growth, layers, norm_before_sum
+        self.growth, self.layers = growth, layers
+        self.norm_before_sum, self.pre_activation = norm_before_sum, pre_activation
         self.out_channels = layers * growth
         limit = (max_dilation,) * spatial_dims if isinstance(max_dilation, int) else max_dilation
         if limit is not None and (len(limit) != spatial_dims or any(type(n) is not int or n < 1 for n in limit)):
@@ -65,28 +69,33 @@ class MultiDilatedDenseBlock(nn.Module):
             inputs, outputs = in_channels if source == 0 else growth, (layers - source) * growth
             dilation = tuple(min(2**source, axis) for axis in limit) if limit else (2**source,) * spatial_dims
             self.convs.append(
-                CONVS[spatial_dims](inputs, outputs, 3, padding=dilation, dilation=dilation, bias=norm == "none")
+                CONVS[spatial_dims](
+                    inputs, outputs, 3, padding=dilation, dilation=dilation, bias=norm == "none" or pre_activation
+                )
             )
-            width = outputs if norm_before_sum else growth
-            after = make_norm_act(norm, activation, spatial_dims, width)
-            self.acts.append(nn.Sequential(*after, nn.Dropout(dropout)))
+            width = inputs if pre_activation else outputs if norm_before_sum else growth
+            self.acts.append(nn.Sequential(*make_norm_act(norm, activation, spatial_dims, width), nn.Dropout(dropout)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *S) -> (B, layers * growth, *S), the layers' outputs in order."""
         sums: list[Tensor] = []
         for source in range(self.layers):
-            dealt = self.convs[source](x)
-            dealt = self.acts[source](dealt) if self.norm_before_sum else dealt
-            parts = dealt.split(self.growth, dim=1)
-            for offset, part in enumerate(parts):
+            for offset, part in enumerate(self._dealt(source, x).split(self.growth, dim=1)):
                 if source == 0:
                     sums.append(part)
                 else:
                     sums[source + offset] = sums[source + offset] + part
-            if not self.norm_before_sum:
+            if not (self.norm_before_sum or self.pre_activation):
                 sums[source] = self.acts[source](sums[source])
             x = sums[source]
         return torch.cat(sums, dim=1)
+
+    def _dealt(self, source: int, x: Tensor) -> Tensor:
+        """What source x adds to the later layers, side by side."""
+        if self.pre_activation:
+            return self.convs[source](self.acts[source](x))
+        dealt = self.convs[source](x)
+        return self.acts[source](dealt) if self.norm_before_sum else dealt
 
 
 class DilationAudit(NamedTuple):

@@ -7,6 +7,7 @@ deviations; its ``he_normal`` scales what is left to the deviation of its name, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +72,13 @@ def keras_truncated_normal_(tensor: Tensor, std: float) -> None:
     nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
 
 
-def _parts(module: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
+def _parts(module: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
     return [part for part in module.modules() if isinstance(part, kinds)]
 
 
 @torch.no_grad()
-def _zero_bias(part: nn.Module) -> None:
-    if isinstance(part.bias, Tensor):
+def _zero_bias(part: Any) -> None:
+    if part.bias is not None:
         part.bias.zero_()
 
 

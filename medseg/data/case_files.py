@@ -129,8 +129,10 @@ def inside(root: Path, relative: object, description: Path) -> Path:
     if "\\" in relative:
         raise BadDataset(f"'{relative}' has a backslash", path=description, fix="write / between folders")
     text = os.path.normpath(relative)
-    absolute, folders = Path(text).is_absolute(), (root.absolute(), root.resolve())
-    if not any(Path(text).is_relative_to(folder) for folder in folders) if absolute else text.split("/")[0] == "..":
+    above = [folder for folder in (root.absolute(), root.resolve()) if Path(text).is_relative_to(folder)]
+    if above:
+        text = str(Path(text).relative_to(above[0]))
+    if Path(text).is_absolute() or text.split("/")[0] == "..":
         raise BadDataset(f"'{relative}' lies outside the dataset", path=description, fix="use paths below its folder")
     spellings = (root / unicodedata.normalize(form, text) for form in ("NFC", "NFD"))  # a disk keeps one of them
     return root / text if (root / text).exists() else next(filter(Path.exists, spellings), root / text)

@@ -36,6 +36,7 @@ def check_dataset(
     fix: str | Path | None = None,
     split: Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
+    slices: str | int | None = None,
     workers: int | str | None = None,
     progress: bool = True,
 ) -> Findings:
@@ -46,6 +47,7 @@ def check_dataset(
         fix: folder for a repaired copy of the whole dataset; must not exist, or be empty.
         split: arguments of `make_splits`, to know which duplicates a fold would train on and validate on.
         target: a target's name and arguments, to know whether it can be made of this dataset's labels.
+        slices: how volumes are cut into slices for a 2D network.
         workers: processes; None or "auto" chooses.
         progress: show a bar on stderr.
 
@@ -66,7 +68,7 @@ def check_dataset(
         case.id: report if isinstance(report, CaseReport) else _refused(case, report) for case, report in outcomes
     }
     findings = [finding for report in reports.values() for finding in report.findings]
-    findings += [*check_across(dataset, reports, split or {}), *_target(dataset, target, reports)]
+    findings += [*check_across(dataset, reports, split or {}, slices), *_target(dataset, target, reports)]
     result = Findings(dataset.name, dataset.root, len(cases), ordered(findings))
     if fix is None:
         return result
@@ -97,6 +99,7 @@ def check_command(cfg: Mapping[str, Any]) -> int:
         fix=(cfg.get("output") or beside) if cfg.get("fix") else None,
         split={name: data[key] for name, key in SPLIT_KEYS.items() if data.get(key) is not None},
         target=cfg.get("target"),
+        slices=data.get("slices"),
         workers=cfg.get("workers") or data.get("workers"),
         progress=not cfg.get("json"),
     )

@@ -12,32 +12,40 @@ import numpy as np
 from medseg.data.case_files import describe_missing, group_images, image_files
 from medseg.data.check_landmarks import check_landmark_files
 from medseg.data.dataset import SegmentationDataset
+from medseg.data.description import describe, read_description
 from medseg.data.duplicates import Pair, alike_pairs, exact_pairs, leaks
 from medseg.data.findings import Finding, Severity
+from medseg.data.fingerprint import pool_facts
 from medseg.data.inspect_case import CaseReport
 from medseg.data.laterality import lateral_pairs
+from medseg.data.plan import check_stages, make_plan
 from medseg.data.splits import Split, make_splits, patient_groups
 from medseg.errors import MedsegError
-from medseg.io import read_json
+from medseg.io import file_ending
 
 Reports = Mapping[str, CaseReport]
 
 SPACING_OUTLIER = 2.5  # times more or less than the median of its axis
+FOLDS = 5  # where nothing else is asked for
 CT_AIR = -900.0  # HU; only CT goes there
 MAX_PAIRS = 50  # listed; a film has thousands of like frames
 
 
-def check_across(dataset: SegmentationDataset, reports: Reports, split: Mapping[str, Any]) -> list[Finding]:
+def check_across(
+    dataset: SegmentationDataset, reports: Reports, split: Mapping[str, Any], slices: str | int | None = None
+) -> list[Finding]:
     """All findings that concern more than one case.
 
     Args:
         dataset: opened with ``strict=False``.
         reports: case id -> what was found in it.
         split: arguments of `make_splits`.
+        slices: how volumes are cut into slices, as for `make_plan`.
     """
     splits, faults = _folds(dataset, split)
     return [
         *faults,
+        *_plan(dataset, reports, slices),
         *_orphans(dataset),
         *_counts(dataset),
         *_patients_in_test(dataset),
@@ -51,16 +59,28 @@ def check_across(dataset: SegmentationDataset, reports: Reports, split: Mapping[
 
 
 def _folds(dataset: SegmentationDataset, split: Mapping[str, Any]) -> tuple[list[Split], list[Finding]]:
-    folds, has_file = split.get("folds", 5), split.get("file") or (dataset.root / "splits_final.json").exists()
-    brought = has_file or (dataset.split and split.get("own", True))
-    if len(dataset.training) < folds and not brought and not split.get("group_by"):
-        fix = "set data.folds=, or data.folds=1 to train on all"
-        return [], [Finding("note", f"{len(dataset.training)} training cases are too few for {folds} folds", fix=fix)]
+    own = split.get("file") or split.get("group_by") or (dataset.root / "splits_final.json").exists() or dataset.split
+    if "folds" not in split and not own and 0 < len(dataset.training) < FOLDS:
+        count = len(dataset.training)
+        fix = f"{f'set data.folds={count}, or ' if count > 1 else 'set '}data.folds=1 to train on all"
+        return [], [Finding("note", f"{count} training cases are too few for {FOLDS} folds", fix=fix)]
     try:
         return make_splits(dataset, **split), []
     except MedsegError as error:
         file = Path(error.path) if error.path else None
         return [], [Finding("error", error.problem, file=file, fix=error.fix or "")]
+
+
+def _plan(dataset: SegmentationDataset, reports: Reports, slices: str | int | None) -> Iterator[Finding]:
+    """What no single case shows and training refuses all the same: no foreground at all, images too small, ..."""
+    measured = {case.id: reports[case.id].measured for case in dataset.training}
+    usable = {case: found for case, found in measured.items() if found is not None}
+    if not usable or len(usable) < len(measured):  # errors that are told already
+        return
+    try:
+        check_stages(make_plan(pool_facts(dataset, usable), slices=slices))
+    except MedsegError as error:
+        yield Finding("error", error.problem, file=Path(error.path) if error.path else None, fix=error.fix or "")
 
 
 def _orphans(dataset: SegmentationDataset) -> Iterator[Finding]:
@@ -82,12 +102,14 @@ def _orphans(dataset: SegmentationDataset) -> Iterator[Finding]:
             yield Finding("error", problem, case, fix=fix)
     if dataset.unlabelled or dataset.list_file:
         return
+    taken = {path for path in used if path is not None}
     for folder in sorted({path.parent for case in dataset.training for path in case.images} - set(label_folders)):
         orphans = [file for file in image_files(folder) if file not in used]
         for case, files in group_images(orphans, ()).items():
             expected = dataset.training[0].label
-            hint = describe_missing(expected.with_name(f"{case}{dataset.file_ending}")) if expected else ""
-            problem = f"image without a label: it is left out (label {hint})"
+            wanted = expected.with_name(f"{case}{file_ending(expected)}") if expected else None
+            hint = "" if wanted is None or wanted.exists() else f" (label {describe_missing(wanted, taken)})"
+            problem = f"image without a label: it is left out{hint}"
             yield Finding("warning", problem, case, next(iter(files.values())), "add its label, or move it to imagesTs")
 
 
@@ -95,7 +117,7 @@ def _counts(dataset: SegmentationDataset) -> Iterator[Finding]:
     if not dataset.training:
         yield Finding("error", "no training image has a label file", fix="name images and labels alike")
     file = dataset.root / "dataset.json"
-    stated = read_json(file).get("numTraining") if file.is_file() else None
+    stated = describe(read_description(dataset.root), dataset.root).num_training
     if stated is not None and stated != len(dataset.training):
         problem = f"numTraining is {stated}, but there are {len(dataset.training)} training cases"
         yield Finding("warning", problem, file=file, fix="correct it, or look for the missing cases")

@@ -16,7 +16,7 @@ from medseg.data.description import DatasetDescription, ListedCase, describe, re
 from medseg.data.label_codes import chosen_threshold, parse_masks
 from medseg.data.label_names import LabelTable, parse_labels
 from medseg.data.landmark_files import LandmarkLayout, find_landmarks
-from medseg.data.layouts import Layout, find_layout, with_labels
+from medseg.data.layouts import Layout, describe_unpaired, find_layout, with_labels
 from medseg.data.metadata import with_metadata
 from medseg.data.own_split import divide, matching, with_table, with_tables_beside
 from medseg.data.painted import known_layout
@@ -168,7 +168,14 @@ def _open_nnunet(root: Path, description: DatasetDescription) -> SegmentationDat
         test: list[Case] = []
     else:
         training, test = _cases(root, ("imagesTr", "labelsTr"), len(channels), description.file_ending)
+    _tell_left_out(root, training)
     return _dataset(root, description, channels, table, *with_metadata(root, training, test))
+
+
+def _tell_left_out(root: Path, training: Sequence[Case]) -> None:
+    left_out = [case.id for case in training if case.label is None]
+    if left_out:
+        logger.warning("%s: images without a label are left out: %s", root, some(left_out))
 
 
 def _open_decathlon(root: Path, description: DatasetDescription) -> SegmentationDataset:
@@ -176,6 +183,7 @@ def _open_decathlon(root: Path, description: DatasetDescription) -> Segmentation
     channels = _channel_names(description.modality or description.channel_names, file)
     training = [_listed_case(root, entry, file) for entry in description.training or []]
     test = [_listed_case(root, entry, file) for entry in description.test or []]
+    _tell_left_out(root, training)
     return _dataset(root, description, channels, table, *with_metadata(root, training, test))
 
 
@@ -195,7 +203,8 @@ def _open_plain(
     cases = [replace(case, coding=coding) for case in layout.cases]
     labelled = [case for case in cases if case.label]
     if not labelled:
-        raise BadDataset("no image has a label file of its name", path=listed or root, fix="name them alike")
+        fix = "fill the column of masks" if listed else "name images and masks alike"
+        raise BadDataset("no image has a label file of its name", path=listed or root, fix=fix)
     if strict:
         _refuse_missing(labelled)
     if table is None and layout.labels:
@@ -208,11 +217,10 @@ def _open_plain(
         channels = _channel_names(description.channel_names, root / "dataset.json")
     else:
         channels = CHANNELS[color] if color in CHANNELS else scan_channels(labelled[0])
-    dataset = _dataset(root, description, channels, table, cases, [])
+    dataset = _dataset(root, description, channels, table, cases, [], listed)
     training, test, split = divide(cases, layout.sides)
     return replace(
         dataset,
-        name=_name(description, listed or root),
         training=tuple(training),
         test=tuple(test),
         color=color,
@@ -227,9 +235,8 @@ def _layout(root: Path, listed: Path | None, strict: bool) -> Layout:
     if layout is not None:
         return with_tables_beside(layout, listed) if listed else with_table(layout, root)
     inner = next((sub.parent for sub in sorted(root.glob("*/dataset.json"))), None)
-    known = "images and masks, or imagesTr, labelsTr and dataset.json (nnU-Net, Decathlon)"
-    fix = f"give {inner}" if inner else f"give a folder with {known}"
-    raise BadDataset("there is no dataset.json, and no folder of images beside one of masks", path=root, fix=fix)
+    problem, advice = describe_unpaired(root)
+    raise BadDataset(f"there is no dataset.json, and {problem}", path=root, fix=f"give {inner}" if inner else advice)
 
 
 def _dataset(
@@ -239,12 +246,13 @@ def _dataset(
     table: LabelTable,
     training: Sequence[Case],
     test: Sequence[Case],
+    listed: Path | None = None,
 ) -> SegmentationDataset:
     if not training:
         raise BadDataset("there is no training image", path=root, fix="put images into imagesTr, labels into labelsTr")
     ending = file_ending(training[0].images[0])
     return SegmentationDataset(
-        name=_name(description, root),
+        name=_name(description, listed or root),
         root=root,
         channel_names=channels,
         labels=table.labels,
@@ -327,7 +335,9 @@ def _refuse_missing(cases: Sequence[Case]) -> None:
     for case in cases:
         for path in (*case.images, *filter(None, [case.label])):
             if not path.is_file():
-                raise BadDataset(describe_missing(path), case=case.id, path=path, fix="run medseg check for all faults")
+                taken = {file for other in cases for file in (*other.images, other.label) if file is not None}
+                fix = "add or rename it (medseg check lists all faults)"
+                raise BadDataset(describe_missing(path, taken), case=case.id, path=path, fix=fix)
 
 
 def keep_apart(dataset: SegmentationDataset, pattern: str) -> SegmentationDataset:

@@ -31,7 +31,7 @@ class ListedCase(BaseModel):
 
     image: Paths | None = None
     images: Paths | None = None
-    label: str | None = None
+    label: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _has_images(self) -> ListedCase:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from medseg.text import for_terminal
+
 Severity = Literal["error", "warning", "note"]
 Repair = Literal["zero", "round", "grid"]
 SEVERITIES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -72,13 +74,13 @@ class Findings:
         from rich.text import Text
 
         columns = (Column(name, overflow="fold") for name in ("case", "file", "problem", "fix"))  # nothing is cut off
-        console, table = Console(), Table("", *columns, title=self.dataset, expand=False)
+        console, table = Console(), Table("", *columns, title=for_terminal(self.dataset), expand=False)
         for finding in self.findings:
             cells = (finding.case or "", self._relative(finding.file), finding.problem, finding.fix)
-            table.add_row(Text(finding.severity, SEVERITIES[finding.severity]), *map(Text, cells))
+            table.add_row(Text(finding.severity, SEVERITIES[finding.severity]), *map(for_terminal, cells))
         if self.findings:
             console.print(table)
-        console.print(Text(self.summary), soft_wrap=True)
+        console.print(for_terminal(self.summary), soft_wrap=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -16,9 +16,9 @@ from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.keys import case_key, digest, require_cache
 from medseg.data.laterality import left_right_axis, side_offsets
 from medseg.data.parallel import choose_workers, map_cases
-from medseg.data.read_case import read_case_image, read_case_labels
+from medseg.data.read_case import check_image, check_labels, read_case_image, read_label_file
 from medseg.errors import BadDataset, MedsegError, UnreadableFile
-from medseg.io import read_json, to_canonical, write_json
+from medseg.io import Volume, read_json, to_canonical, write_json
 from medseg.io.atomic import to_json
 
 FINGERPRINT_VERSION = 2  # part of the cache's key: raise it when the facts change
@@ -39,6 +39,9 @@ class CaseFacts:
     integers: tuple[bool, ...]  # per channel: only whole numbers
     voxels: dict[int, int]  # label value -> voxels; only labels that occur
     offsets: dict[int, float]  # label value -> laterality.side_offsets
+
+
+Measured = tuple[CaseFacts, np.ndarray]  # and (C, n) intensities of its foreground
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def make_fingerprint(
     """
     cases = [dataset.case(id_) for id_ in case_ids] if case_ids is not None else list(dataset.training)
     if not cases:
-        raise BadDataset("there is no training case", path=dataset.root, fix="see medseg check")
+        raise BadDataset("there is no training case", path=dataset.root, fix="add images with labels")
     if cache_dir is None:
         return _make(dataset, cases, workers, progress)
     key = _key(dataset, cases)
@@ -137,19 +140,18 @@ def _read_cached(path: Path, key: str) -> Fingerprint | None:
 def _make(
     dataset: SegmentationDataset, cases: Sequence[Case], workers: int | str | None, progress: bool
 ) -> Fingerprint:
-    measure = partial(
-        _measure,
-        labels=dataset.labels,
-        ignore_label=dataset.ignore_label,
-        channels=len(dataset.channel_names),
-        color=dataset.color,
-    )
-    found: dict[str, tuple[CaseFacts, np.ndarray]] = {}
+    measure = partial(_read_and_measure, what=Measure.of(dataset))
+    found: dict[str, Measured] = {}
     count = choose_workers(workers, cases)
     for case, result in map_cases(measure, cases, workers=count, title="fingerprint", progress=progress):
         if isinstance(result, MedsegError):
             raise result
         found[case.id] = result
+    return pool_facts(dataset, found)
+
+
+def pool_facts(dataset: SegmentationDataset, found: Mapping[str, Measured]) -> Fingerprint:
+    """The fingerprint of cases (id -> what was measured). Raises BadDataset: none of them has foreground."""
     ordered = [found[id_] for id_ in sorted(found)]  # results arrive in any order; the facts must not depend on it
     return Fingerprint(
         dataset=dataset.name,
@@ -176,28 +178,54 @@ def nonzero_box(array: np.ndarray) -> tuple[tuple[int, int], ...]:
     return tuple(box)
 
 
-def _measure(
-    case: Case, *, labels: Mapping[str, int], ignore_label: int | None, channels: int, color: str
-) -> tuple[CaseFacts, np.ndarray]:
-    """Facts of one case, and (C, n) intensities sampled from its foreground."""
-    volume = read_case_image(case, channels, color)
-    known = {0, *labels.values()} | ({ignore_label} if ignore_label is not None else set())
-    mask = to_canonical(read_case_labels(case, volume.geometry, known).array, volume.geometry)[0]
-    image = volume.canonical()
-    values = [value for value in labels.values() if value not in (0, ignore_label)]
-    axes = tuple(range(1, image.array.ndim))
-    return CaseFacts(
-        id=case.id,
-        shape=image.spatial_shape,
-        cropped_shape=tuple(stop - start for start, stop in nonzero_box(image.array)),
-        spacing=tuple(float(mm) for mm in image.spacing),
-        minimum=tuple(float(x) for x in image.array.min(axis=axes)),
-        maximum=tuple(float(x) for x in image.array.max(axis=axes)),
-        zero_fraction=tuple(float(x) for x in (image.array == 0).mean(axis=axes)),
-        integers=tuple(bool((channel == np.round(channel)).all()) for channel in image.array),
-        voxels=_count(mask),
-        offsets=side_offsets(image.array[0], mask, values, left_right_axis(image.ndim)),
-    ), _sample(image.array, np.isin(mask, values), case.id)
+@dataclass(frozen=True)
+class Measure:
+    """What a dataset's cases must be, and which of their labels are classes; picklable, for worker processes."""
+
+    labels: Mapping[str, int]
+    ignore_label: int | None
+    channels: int
+    color: str
+    spatial_dims: int
+
+    @classmethod
+    def of(cls, dataset: SegmentationDataset) -> Measure:
+        """For a dataset's cases."""
+        facts = {"labels": dataset.labels, "ignore_label": dataset.ignore_label, "color": dataset.color}
+        return cls(**facts, channels=len(dataset.channel_names), spatial_dims=dataset.spatial_dims)
+
+    @property
+    def known(self) -> frozenset[int]:
+        """Label values that may occur."""
+        return frozenset({0, *self.labels.values(), *([] if self.ignore_label is None else [self.ignore_label])})
+
+    def __call__(self, case: Case, volume: Volume, labels: Volume) -> Measured:
+        """Facts of one case, and (C, n) intensities sampled from its foreground.
+
+        Raises:
+            InputRefused: the case must not be trained on, as `medseg.data.read_case` says.
+        """
+        check_image(case, volume, self.channels, self.spatial_dims)
+        check_labels(case, labels, volume.geometry, self.known)
+        mask, image = to_canonical(labels.array, volume.geometry)[0], volume.canonical()
+        values = [value for value in self.labels.values() if value not in (0, self.ignore_label)]
+        axes = tuple(range(1, image.array.ndim))
+        return CaseFacts(
+            id=case.id,
+            shape=image.spatial_shape,
+            cropped_shape=tuple(stop - start for start, stop in nonzero_box(image.array)),
+            spacing=tuple(float(mm) for mm in image.spacing),
+            minimum=tuple(float(x) for x in image.array.min(axis=axes)),
+            maximum=tuple(float(x) for x in image.array.max(axis=axes)),
+            zero_fraction=tuple(float(x) for x in (image.array == 0).mean(axis=axes)),
+            integers=tuple(bool((channel == np.round(channel)).all()) for channel in image.array),
+            voxels=_count(mask),
+            offsets=side_offsets(image.array[0], mask, values, left_right_axis(image.ndim)),
+        ), _sample(image.array, np.isin(mask, values), case.id)
+
+
+def _read_and_measure(case: Case, *, what: Measure) -> Measured:
+    return what(case, read_case_image(case, what.color), read_label_file(case))
 
 
 def _count(mask: np.ndarray) -> dict[int, int]:
@@ -216,7 +244,8 @@ def _sample(array: np.ndarray, foreground: np.ndarray, case_id: str) -> np.ndarr
 def _pool(samples: Sequence[np.ndarray]) -> tuple[dict[str, float], ...]:
     pooled = np.concatenate(samples, axis=1).astype(np.float64)
     if pooled.shape[1] == 0:
-        raise BadDataset("no case has a single foreground voxel", fix="check the label files: see medseg check")
+        fix = "check that the label files were exported with their values"
+        raise BadDataset("no case has a single foreground voxel", fix=fix)
     low, high = np.percentile(pooled, (0.5, 99.5), axis=1)
     statistics = {
         "mean": pooled.mean(axis=1),

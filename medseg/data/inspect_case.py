@@ -15,8 +15,10 @@ from medseg.data.color import COLOR_FIX, in_color
 from medseg.data.dataset import Case, SegmentationDataset
 from medseg.data.duplicates import thumbnail
 from medseg.data.findings import Finding, Repair
-from medseg.data.label_codes import threshold_fix
+from medseg.data.fingerprint import Measure, Measured
+from medseg.data.label_codes import harmless_threshold, threshold_fix
 from medseg.data.landmark_files import LandmarkLayout
+from medseg.data.read_case import check_dimensions
 from medseg.errors import BadLabels, BadVoxels, MedsegError
 from medseg.io import Geometry, Volume, read_labels, read_volume, to_canonical
 from medseg.io.volume import corner_distance
@@ -40,6 +42,7 @@ class CaseReport:
         content: digest of the voxels in canonical order, the same for equal scans in any orientation.
         small: `thumbnail` of the image.
         landmarks: number of points in its landmark file; None if there is none that can be used.
+        measured: what training takes from the case; None if it has no label map or training refuses it.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -50,6 +53,7 @@ class CaseReport:
     content: str | None = None
     small: np.ndarray | None = None
     landmarks: int | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -57,45 +61,54 @@ class CaseInspector:
     """Checks cases of a dataset; picklable, so that worker processes can have it.
 
     Attributes:
-        channels: number of channels that a case must have.
-        known: label values that may occur, with background and ignore label.
-        color: what pictures are brought to.
+        measure: what training demands of a case and takes from it.
         layout: what the points of landmark files belong to.
     """
 
-    channels: int
-    known: frozenset[int]
-    color: str = "keep"
+    measure: Measure
     layout: LandmarkLayout | None = None
 
     @classmethod
     def of(cls, dataset: SegmentationDataset) -> CaseInspector:
         """The inspector for a dataset's cases."""
-        ignore = set() if dataset.ignore_label is None else {dataset.ignore_label}
-        known = frozenset({0, *dataset.labels.values(), *ignore})
-        return cls(len(dataset.channel_names), known, dataset.color, dataset.landmarks)
+        return cls(Measure.of(dataset), dataset.landmarks)
 
     def __call__(self, case: Case) -> CaseReport:
         """Read all files of a case and report on them; faults become findings."""
         report = CaseReport()
         found = [_read_image(case, path, report) for path in case.images]
-        volumes = [in_color(volume, self.color) for volume in found if volume is not None]
+        volumes = [in_color(volume, self.measure.color) for volume in found if volume is not None]
         if len(volumes) == len(case.images):
             self._check_image(case, volumes, report)
-        if case.label is not None:
-            self._check_labels(case, case.label, volumes, report)
+        labels = None if case.label is None else self._check_labels(case, case.label, volumes, report)
         if case.landmarks is not None and volumes:
             grid = volumes[0].geometry
             report.landmarks, faults = inspect_landmarks(case.landmarks, case.id, grid, self.layout)
             report.findings += faults
+        if labels is not None and volumes and not any(finding.severity == "error" for finding in report.findings):
+            self._measure(case, volumes, labels, report)
         return report
 
+    def _measure(self, case: Case, volumes: Sequence[Volume], labels: Volume, report: CaseReport) -> None:
+        """What training does with the case: nothing that it refuses may pass."""
+        image = Volume(np.concatenate([volume.array for volume in volumes]), volumes[0].geometry)
+        try:
+            report.measured = self.measure(case, image, labels)
+        except MedsegError as error:
+            report.findings.append(_finding(error, case, Path(error.path or case.images[0])))
+
     def _check_image(self, case: Case, volumes: Sequence[Volume], report: CaseReport) -> None:
+        try:
+            check_dimensions(case, volumes[0], self.measure.spatial_dims)
+        except MedsegError as error:
+            report.findings.append(_finding(error, case, case.images[0]))
+            return
         channels = sum(len(volume.array) for volume in volumes)
-        if channels != self.channels:
-            problem = f"has {channels} channels (expected {self.channels}, as channel_names says)"
-            pictures = volumes[0].ndim == 2 and {channels, self.channels} == {1, 3}
-            fix = COLOR_FIX if pictures else "correct dataset.json or files"
+        expected = self.measure.channels
+        if channels != expected:
+            problem = f"has {channels} channels (expected {expected}, as channel_names says)"
+            pictures = volumes[0].ndim == 2 and {channels, expected} == {1, 3}
+            fix = COLOR_FIX if pictures else "correct dataset.json or the files"
             report.findings.append(Finding("error", problem, case.id, case.images[0], fix))
         for path, volume in zip(case.images[1:], volumes[1:], strict=True):
             _check_grid(case, path, volumes[0].geometry, volume.geometry, report)
@@ -109,29 +122,31 @@ class CaseInspector:
             report.findings.append(
                 Finding("warning", problem, case.id, case.images[0], "it will be padded: is it whole?")
             )
-        if channels == self.channels and len({volume.spatial_shape for volume in volumes}) == 1:
+        if channels == expected and len({volume.spatial_shape for volume in volumes}) == 1:
             image = np.concatenate([volume.canonical().array for volume in volumes])
             report.content = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
             report.small = thumbnail(image)
 
-    def _check_labels(self, case: Case, path: Path, volumes: Sequence[Volume], report: CaseReport) -> None:
-        labels = _read_labels(case, path, report)
+    def _check_labels(self, case: Case, path: Path, volumes: Sequence[Volume], report: CaseReport) -> Volume | None:
+        labels, known = _read_labels(case, path, report), self.measure.known
         if labels is None:
-            return
+            return None
         if volumes:
             _check_grid(case, path, volumes[0].geometry, labels.geometry, report)
         values, counts = np.unique(labels.array, return_counts=True)
         report.voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        unknown = {value: count for value, count in report.voxels.items() if value not in self.known}
+        unknown = {value: count for value, count in report.voxels.items() if value not in known}
         if unknown:
             found = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:8])
-            problem = f"label values {found} are not in the dataset (expected {sorted(self.known)})"
-            shades = 255 in self.known and max(unknown) < 255  # as JPEG and smoothing leave
-            fix = f"set {threshold_fix(128)}, or correct the file" if shades else "correct the file or dataset.json"
+            problem = f"label values {found} are not in the dataset (expected {sorted(known)})"
+            harmless = harmless_threshold([report.voxels]) if 255 in known and max(unknown) < 255 else None
+            choice = f"set {threshold_fix(harmless)}, or " if harmless else ""
+            fix = f"{choice}correct the file or dataset.json"
             report.findings.append(Finding("error", problem, case.id, path, fix))
         if not set(report.voxels) - {0}:
             report.findings.append(Finding("warning", "no foreground: every voxel is background", case.id, path))
         report.centers = _centers(to_canonical(labels.array, labels.geometry)[0], set(report.voxels) - {0})
+        return labels
 
 
 def near_integers(path: Path, case: str) -> Volume | None:
@@ -180,9 +195,8 @@ def _or_none(read: Callable[[], Volume | None]) -> Volume | None:
 
 
 def _finding(error: MedsegError, case: Case, path: Path, repair: Repair | None = None) -> Finding:
-    return Finding(
-        "error", error.problem, case.id, path, "fix=true repairs a copy" if repair else error.fix or "", repair
-    )
+    fix = "medseg check fix=true repairs a copy" if repair else error.fix or ""
+    return Finding("error", error.problem, case.id, path, fix, repair)
 
 
 def _check_grid(case: Case, path: Path, image: Geometry, other: Geometry, report: CaseReport) -> None:
@@ -193,7 +207,8 @@ def _check_grid(case: Case, path: Path, image: Geometry, other: Geometry, report
     refused = image.difference(other) is not None
     repair: Repair | None = "grid" if _is_shift(image, other) else None
     problem = f"is on another grid than {case.images[0].name}: {difference}"
-    fix = "fix=true gives a copy the image's header" if repair else "export it again, or resample it to the image"
+    again = "export it again, or resample it to the image"
+    fix = "medseg check fix=true gives a copy the image's header" if repair else again
     report.findings.append(Finding("error" if refused else "note", problem, case.id, path, fix, repair))
 
 

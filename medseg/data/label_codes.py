@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,21 @@ def _described_threshold(description: DatasetDescription, file: Path) -> float |
         return chosen_threshold(bool(description.instances), description.mask_threshold)
     except UsageError as error:
         raise BadDataset(error.problem, path=file, fix=error.fix) from None
+
+
+def harmless_threshold(masks: Sequence[Mapping[int, int]]) -> int | None:
+    """The threshold, 128 or 1, that leaves no mask empty that has foreground; None: there is none.
+
+    128 is for masks whose white was smoothed or saved as JPEG, 1 for some that hold 1 where others hold 255.
+
+    Args:
+        masks: of each mask, value -> number of pixels; only those are needed that have foreground.
+    """
+    highest = min((max(values) for values in masks if any(values)), default=0)
+    found = {value for values in masks for value in values}
+    if highest >= 128:
+        return 128
+    return 1 if found <= {0, 1, 255} else None
 
 
 def threshold_fix(threshold: float) -> str:

@@ -24,6 +24,7 @@ from medseg.io.names import same_name
 
 FOLDERS = ("landmarks", "landmarksTr", "landmarksTs")
 LAYOUT, TABLE = "landmarks.json", "landmarks.csv"
+COLUMNS = "give case, point, x and y"
 MOST = 10_000  # points of a case: a larger number of one is a mistake, and each before it would take memory
 OUTSIDE = 0.02  # of the image's width or height: annotators draw along its border, and now and then a little beyond
 
@@ -202,8 +203,8 @@ def read_table(path: Path, changed: int = 0) -> dict[str, np.ndarray]:
         if header and header[0] == "case" and len(header) > 2 and len(header) % 2:
             return _wide_table(path, rows)
     except (ValueError, OverflowError) as error:
-        raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix="give case, point, x, y") from None
-    raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix="give case, point, x and y")
+        raise UnreadableFile(f"is not a table of landmarks: {error}", path=path, fix=COLUMNS) from None
+    raise BadDataset(f"its columns are {', '.join(header)}", path=path, fix=COLUMNS)
 
 
 def _wide_table(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:

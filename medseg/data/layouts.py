@@ -35,6 +35,7 @@ LABELS = (
     *("labelstr", "labels", "label", "masks", "mask", "annotations", "annotation", "segmentations"),
     *("segmentation", "ground_truth", "groundtruth", "gt", INSTANCES),
 )
+LAYOUTS = f"images ({', '.join(IMAGES)}) beside masks ({', '.join(LABELS)}), or x_mask.png beside x.png"
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,17 @@ def _pairs(root: Path) -> list[Case]:
     )
     others = [file for file in files if file not in masks.values()]
     return with_labels(group_images(others, masks, suffixed=False), masks, 1) if masks else []
+
+
+def describe_unpaired(root: Path) -> tuple[str, str]:
+    """Why a folder is none of images and masks (names that differ, or no two such folders), and what helps."""
+    images, labels = subfolder(root, IMAGES), subfolder(root, LABELS)
+    first = [next(iter(image_files(folder)), None) if folder else None for folder in (images, labels)]
+    if images and labels and all(first):
+        names = " and ".join(f"{file.parent.name}/{file.name}" for file in first if file)
+        return f"no mask is named as its image, capitals included (there are {names})", "name images and masks alike"
+    fix = f"name the folders so, or add a dataset.json: {LAYOUTS}"
+    return "no folder of images beside one of masks", fix
 
 
 def subfolder(root: Path | None, names: Sequence[str]) -> Path | None:

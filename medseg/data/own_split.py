@@ -16,7 +16,7 @@ from medseg.errors import BadDataset, UsageError, meant, some
 from medseg.io.names import same_name
 from medseg.io.sidecar import read_text
 
-SPLIT_FIX = "correct the list, or set data.own_split=false"
+SPLIT_FIX = "correct or remove the list"
 
 
 def with_table(layout: Layout, root: Path) -> Layout:

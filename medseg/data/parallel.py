@@ -101,7 +101,7 @@ def _alone(function: Callable[[Case], Result], case: Case) -> Outcome[Result]:
         return next(_pooled(function, [case], 1))
     except BrokenProcessPool as error:
         problem = "the worker process died on this case (killed, out of memory, or a crash in a library)"
-        raise ResourceError(problem, case=case.id, fix="check the file, free memory, or set data.workers=1") from error
+        raise ResourceError(problem, case=case.id, fix="check the file, or free memory") from error
 
 
 def _guarded(function: Callable[[Case], Result], case: Case) -> Result | MedsegError:

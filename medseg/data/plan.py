@@ -23,7 +23,7 @@ from medseg.data.plan_choices import (
     slice_axis,
     training_ranges,
 )
-from medseg.errors import UnreadableFile, UsageError, nearest
+from medseg.errors import BadDataset, UnreadableFile, UsageError, nearest
 from medseg.io import read_json, write_json
 
 NEVER_MIRRORED = "is never mirrored"  # a reason of mirror_axes, after the name of a target
@@ -200,6 +200,18 @@ def make_plan(
         **network,
     )
     return plan.override(**given)
+
+
+def check_stages(plan: Plan) -> None:
+    """Refuse a plan whose images are too small to be halved once, which every network that takes strides does.
+
+    Raises:
+        BadDataset: naming the size.
+    """
+    if len(plan.strides) < 2:
+        size = "x".join(map(str, plan.in_slice().patch_size))
+        problem = f"the images are about {size} voxels at the plan's spacing: too small for a network to halve them"
+        raise BadDataset(problem, fix="give images of 8 voxels or more along an axis, or a smaller plan.spacing")
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:

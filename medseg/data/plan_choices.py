@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,7 @@ def training_ranges(fingerprint: Fingerprint, shapes: np.ndarray, spacings: np.n
 
 
 def check_axes(values: Any, spatial_dims: int, name: str) -> Any:
-    if len(values) != spatial_dims or not all(value > 0 for value in values):
-        raise UsageError(f"plan.{name} is {list(values)} (expected {spatial_dims} numbers > 0)")
+    numbers = list(values) if isinstance(values, Iterable) else []
+    if len(numbers) != spatial_dims or not all(isinstance(n, Real) and float(n) > 0 for n in numbers):
+        raise UsageError(f"plan.{name} is {numbers or values} (expected {spatial_dims} numbers > 0)")
     return values

@@ -29,6 +29,7 @@ from medseg.data.preprocess import (
 from medseg.data.read_case import read_case_labels
 from medseg.errors import InputRefused, MedsegError, some
 from medseg.io import read_channels
+from medseg.text import for_terminal
 
 __all__ = [
     "PreparedDataset",
@@ -107,16 +108,37 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
 
     dataset, workers = resolve_dataset(cfg["data"]), cfg["data"].get("workers")
     cache_dir = cfg.get("cache_dir") or default_cache_dir()
-    fingerprint = make_fingerprint(dataset, workers=workers, cache_dir=cache_dir)
-    plan = make_plan(fingerprint, slices=cfg["data"].get("slices"), **(cfg.get("plan") or {}))
+    plan = plan_dataset(dataset, {**cfg, "cache_dir": cache_dir})
     ids = [case.id for case in dataset.training]
     prepared = prepare(dataset, plan, ids, cache_dir=cache_dir, workers=workers)
     plan.save(prepared.folder / "plan.json")
     console = Console()
     for choice, reason in plan.reasons.items():
-        console.print(f"[bold]{choice}[/bold] {plan.to_dict()[choice]}: {reason}", highlight=False)
-    console.print(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}", highlight=False)
+        console.print(
+            for_terminal(choice, "bold"), for_terminal(f"{plan.to_dict()[choice]}: {reason}"), highlight=False
+        )
+    console.print(for_terminal(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}"))
     return 0
+
+
+def plan_dataset(dataset: SegmentationDataset, cfg: Mapping[str, Any], device: str = "cpu") -> Plan:
+    """The plan of a dataset: from ``plan.file`` if given, else made from its fingerprint, with the user's overrides.
+
+    Args:
+        dataset: its training cases are looked at.
+        cfg: ``plan``, ``data`` and ``cache_dir`` of a composed config.
+        device: "cpu" or the name of an accelerator, which sees larger patches.
+
+    Raises:
+        UsageError: settings that cannot be.
+        InputRefused: cases that cannot be used, or a file that holds no plan.
+    """
+    overrides = dict(cfg.get("plan") or {})
+    if file := overrides.pop("file", None):
+        return Plan.load(file).override(**overrides)
+    data = cfg["data"]
+    fingerprint = make_fingerprint(dataset, workers=data.get("workers"), cache_dir=cfg.get("cache_dir"))
+    return make_plan(fingerprint, device=device, slices=data.get("slices"), **overrides)
 
 
 def dataset_key(dataset: SegmentationDataset, plan: Plan, points: int = 0) -> str:

@@ -19,7 +19,8 @@ from medseg.data.landmark_files import FOLDERS, LAYOUT
 from medseg.data.landmark_files import TABLE as LANDMARK_TABLE
 from medseg.data.metadata import find_tables, read_rows
 from medseg.data.outputs import identities, identity, plain_path
-from medseg.errors import ResourceError, UsageError
+from medseg.data.splits import read_splits
+from medseg.errors import MedsegError, ResourceError, UsageError
 from medseg.io import Volume, read_geometry, read_json, read_labels, read_volume, write_json, write_labels, write_volume
 
 
@@ -116,8 +117,13 @@ def _copy_description(dataset: SegmentationDataset, target: Path, broken: set[st
         kept = [case.id not in broken for case in read_list(dataset.list_file).cases]
         _copy_rows(dataset.list_file, target / dataset.list_file.name, kept)
     if splits.is_file():
-        folds = [{p: [c for c in fold[p] if c not in broken] for p in ("train", "val")} for fold in read_json(splits)]
-        write_json(target / splits.name, folds)
+        try:
+            folds = read_splits(splits, None)
+        except MedsegError:  # found already; which cases were meant is not known
+            shutil.copyfile(splits, target / splits.name)
+        else:
+            rest = [{part: [case for case in fold[part] if case not in broken] for part in fold} for fold in folds]
+            write_json(target / splits.name, rest)
 
 
 def _copy_rows(table: Path, copy: Path, kept: Sequence[bool]) -> None:
@@ -140,4 +146,5 @@ def _without(description: dict[str, Any], dataset: SegmentationDataset, broken: 
 
 def _listed_id(entry: Any) -> str:
     """Id of a case in a Decathlon list, as `open_dataset` gives it."""
-    return stem(Path(entry["image"] if isinstance(entry, dict) else entry))
+    image = entry.get("image", entry.get("images")) if isinstance(entry, dict) else entry
+    return stem(Path(image[0] if isinstance(image, list) else image))

@@ -54,7 +54,7 @@ class PatchDataset(Dataset[Sample]):
         points: bool = False,
     ) -> None:
         if not ids:
-            raise BadDataset("there is no case to sample patches from", fix="see the split of this fold")
+            raise BadDataset("there is no case to sample patches from", fix="give this fold cases that train")
         self.prepared, self.ids, self.seed, self.augment = prepared, sorted(ids), seed, augment
         self.points = points
         self.patch_size, self.batch_size = plan.patch_size, batch_size or plan.batch_size

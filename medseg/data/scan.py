@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.data.label_codes import threshold_fix
+from medseg.data.label_codes import harmless_threshold, threshold_fix
 from medseg.data.parallel import choose_workers, map_cases
 from medseg.errors import BadDataset, BadLabels, MedsegError
 from medseg.io import read_channels, read_labels
+from medseg.io.label_coding import label_fault
 
 if TYPE_CHECKING:
     from medseg.data.case import Case
@@ -63,14 +64,17 @@ def scan_labels(cases: Sequence[Case], *, workers: int | str | None = None, stri
     lossy = any(case.label is not None and case.label.suffix.lower() in (".jpg", ".jpeg") for case in cases)
     if shades := _shades(per_case, found, lossy=lossy):
         if strict:
-            least = 1 if found <= {0, 1, 255} else 128
-            fix = f"set {threshold_fix(least)}: values from {least} on are foreground; or state them in dataset.json"
+            least, stated = harmless_threshold(list(per_case.values())), "state them in dataset.json"
+            fix = f"set {threshold_fix(least)}: values from {least} on are foreground; or {stated}" if least else stated
             raise BadLabels(shades, path=cases[0].label.parent if cases[0].label else None, fix=fix)
         found = {0, 255}
+    if fault := label_fault({0, *found}, None) if found - {0} else None:
+        fix = "write one whole number above 0 per class, or name the values that count in dataset.json"
+        raise BadDataset(f"the label maps hold {sorted(found)[:8]}: {fault}", path=cases[0].label, fix=fix)
     foreground = sorted(found - {0})
     if not foreground:
         problem = f"the label maps of all {len(cases)} cases are empty: there is nothing to learn"
-        raise BadDataset(problem, path=cases[0].label, fix="check that the masks were exported with their values")
+        raise BadDataset(problem, path=cases[0].label, fix="check that the label files were exported with their values")
     names = ["foreground"] if len(foreground) == 1 else [f"label_{value}" for value in foreground]
     return {"background": 0, **dict(zip(names, foreground, strict=True))}
 

@@ -19,6 +19,7 @@ from medseg.io.names import same_name
 from medseg.io.schema import validated
 
 Split = dict[str, list[str]]
+GROUPED = "set data.group_by= to that column, or correct the lists or splits_final.json"
 FORM = 'a list of {"train": [...], "val": [...]} with ids as text'
 
 
@@ -32,7 +33,9 @@ class Fold(TypedDict):
 logger = logging.getLogger(__name__)
 
 
-def nnunet_splits(ids: Sequence[str], folds: int = 5, seed: int = 12345) -> list[Split]:
+def nnunet_splits(
+    ids: Sequence[str], folds: int = 5, seed: int = 12345, *, path: str | Path | None = None
+) -> list[Split]:
     """nnU-Net's folds: ``KFold(folds, shuffle=True, random_state=seed)`` over the sorted ids.
 
     Raises:
@@ -45,7 +48,7 @@ def nnunet_splits(ids: Sequence[str], folds: int = 5, seed: int = 12345) -> list
         raise UsageError(f"folds is {folds} (expected 2 or more; data.folds=1 trains on every case)")
     if len(names) < folds:
         fix = f"set data.folds={len(names)}" if len(names) > 1 else "add cases, or set data.folds=1 to train on all"
-        raise BadDataset(f"{len(names)} cannot be divided into {folds} folds ({some(names)})", fix=fix)
+        raise BadDataset(f"{len(names)} cannot be divided into {folds} folds ({some(names)})", path=path, fix=fix)
     folded = KFold(folds, shuffle=True, random_state=seed).split(names)
     return [{"train": [names[i] for i in train], "val": [names[i] for i in val]} for train, val in folded]
 
@@ -82,11 +85,18 @@ def make_splits(
         raise UsageError("leave_out=true needs a group", fix="set data.group_by=, e.g. to site")
     ids = [case.id for case in dataset.training]
     patients = patient_groups((*dataset.training, *dataset.test))
-    check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], patients, what="the test set")
+    check_leakage(
+        [{"train": ids, "val": [case.id for case in dataset.test]}], patients, what="the test set", path=dataset.root
+    )
     groups = read_groups(dataset, group_by) if group_by else {}
     if group_by and not leave_out:  # which is for sites, that a test set may share
         everyone = {**groups, **grouped_by(dataset.test, group_by)}
-        check_leakage([{"train": ids, "val": [case.id for case in dataset.test]}], everyone, what="the test set")
+        check_leakage(
+            [{"train": ids, "val": [case.id for case in dataset.test]}],
+            everyone,
+            what="the test set",
+            path=dataset.root,
+        )
     stored = dataset.root / "splits_final.json"
     if file or (own and stored.exists() and not group_by and not dataset.list_file):
         logger.info("folds are those of %s", file or stored)
@@ -96,9 +106,12 @@ def make_splits(
     elif group_by and (folds != 1 or leave_out):
         splits = grouped_splits(groups, folds, seed, leave_out)
     else:
-        splits = [{"train": sorted(ids), "val": []}] if folds == 1 else nnunet_splits(ids, folds, seed)
-    check_leakage(splits, groups)
-    check_leakage(splits, patients)
+        splits = (
+            [{"train": sorted(ids), "val": []}] if folds == 1 else nnunet_splits(ids, folds, seed, path=dataset.root)
+        )
+    source = file or (stored if stored.exists() else dataset.root)
+    check_leakage(splits, groups, path=source)
+    check_leakage(splits, patients, path=source)
     return splits
 
 
@@ -164,13 +177,20 @@ def limit_training(split: Mapping[str, list[str]], limit: float | None, seed: in
     return {**split, "train": sorted(names[:count])}
 
 
-def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping[str, str], *, what: str = "") -> None:
+def check_leakage(
+    splits: Sequence[Mapping[str, Sequence[str]]],
+    groups: Mapping[str, str],
+    *,
+    what: str = "",
+    path: str | Path | None = None,
+) -> None:
     """Stop when a case, or a group (patient, site), is on both sides of a fold.
 
     Args:
         splits: the folds.
         groups: case -> group; cases that it lacks are groups of their own.
         what: the second side, if it is no fold.
+        path: what the sides come from.
 
     Raises:
         BadDataset: naming the fold and what is on both sides.
@@ -187,7 +207,8 @@ def check_leakage(splits: Sequence[Mapping[str, Sequence[str]]], groups: Mapping
             shared = f"of group '{groups[both[0]]}', as {some(twins)} in its training" if both[0] in groups else ""
             sides = f"training and {what} share" if what else f"fold {number} trains and validates on the same:"
             problem = f"{sides} {some(both)} {shared}"
-            raise BadDataset(problem, fix="split by that group with data.group_by=, or correct splits_final.json")
+            apart = "keep it on one side" if both[0] in groups else "take it out of one of them"
+            raise BadDataset(problem, path=path, fix=apart if what or both[0] not in groups else GROUPED)
 
 
 def read_groups(dataset: SegmentationDataset, column: str) -> dict[str, str]:

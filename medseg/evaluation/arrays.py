@@ -12,7 +12,7 @@ import numpy as np
 from medseg.errors import InputRefused, UsageError, nearest
 from medseg.evaluation.boundary import SURFACES, Surface
 from medseg.evaluation.metrics import METRICS, PARAMETERS, Metric, empty_rule
-from medseg.evaluation.pair import ClassPair, LabelPair
+from medseg.evaluation.pair import ClassPair, LabelPair, check_channels
 
 Key = TypeVar("Key", bound=Hashable)
 Labels = Sequence[int] | Mapping[Any, "int | Sequence[int]"]
@@ -123,6 +123,7 @@ def as_shares(
 
     Raises:
         UsageError: a class without probabilities, or another number of channels.
+        BadLabels: channels that are no probabilities of labels that exclude each other.
     """
     if isinstance(probabilities, Mapping):
         for key in classes:
@@ -132,6 +133,7 @@ def as_shares(
     order = [0, *sorted({value for group in classes.values() for value in group})]
     if len(probabilities) != len(order):
         raise UsageError(f"probabilities has {len(probabilities)} channels (expected {len(order)}, of labels {order})")
+    check_channels(np.asarray(probabilities), tuple((value,) for value in order))
     return {group: sum(probabilities[order.index(value)] for value in group) for group in classes.values()}
 
 

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from medseg.errors import BadGeometry, BadLabels, UsageError
+from medseg.errors import BadDataset, BadGeometry, BadLabels, MedsegError, UsageError
 from medseg.evaluation.arrays import Scores, score_class
 from medseg.evaluation.boundary import Surface
 from medseg.evaluation.calibration import CalibrationMetric
-from medseg.evaluation.channels import assumed_channels, recorded_channels, shares_by_class
-from medseg.evaluation.folders import CaseFiles
+from medseg.evaluation.channels import Groups, assumed_channels, recorded_channels, shares_by_class
+from medseg.evaluation.folders import PROBABILITIES, CaseFiles
 from medseg.evaluation.metrics import Metric
-from medseg.evaluation.pair import ClassPair, LabelPair
+from medseg.evaluation.pair import ClassPair, LabelPair, check_channels
 from medseg.io import Geometry, Volume, read_labels, read_volume
 
 Resample = Literal["nearest"]
@@ -121,8 +121,8 @@ def score_missing(pair: ClassPair, metrics: Mapping[str, Metric]) -> Scores:
     return {name: metric(pair) if metric.worst is None else metric.penalty(pair) for name, metric in metrics.items()}
 
 
-def resample_nearest(labels: Volume, onto: Geometry) -> np.ndarray:
-    """Label values (*S) at the voxel centres of another grid; background outside of the image."""
+def resample_nearest(labels: Volume, onto: Geometry, outside: float = 0) -> np.ndarray:
+    """Label values (*S), or a probability, at the voxel centres of another grid; ``outside`` beyond the image."""
     from scipy import ndimage
 
     dims = len(onto.shape)
@@ -134,6 +134,7 @@ def resample_nearest(labels: Volume, onto: Geometry) -> np.ndarray:
         output_shape=onto.shape,
         order=0,
         mode="grid-constant",
+        cval=outside,
     )
 
 
@@ -148,18 +149,60 @@ def relabelled(labels: Volume, values: Mapping[int, int]) -> Volume:
 
 
 def _probabilities(files: CaseFiles, reference: Volume, settings: Settings) -> dict[tuple[int, ...], np.ndarray] | None:
-    """Probabilities of every class, if a metric needs them and the case has them."""
+    """Probabilities of every class on the reference's grid, if a metric needs them and there is a prediction."""
     wanted = any(isinstance(metric, CalibrationMetric) for metric in settings.metrics.values())
-    if not wanted or files.probabilities is None:
+    if not wanted or files.prediction is None:
         return None
-    channels = read_volume(files.probabilities, case=files.id).array
-    if channels.ndim == reference.ndim + 2 and channels.shape[-1] == 1:  # NIfTI puts an axis between those of a picture
-        channels = channels[..., 0]
+    if files.probabilities is None:
+        problem = f"has no probabilities (expected {files.id}{PROBABILITIES}.nii.gz beside its prediction)"
+        fix = "predict with probabilities=true, or leave ece and brier out of metrics="
+        raise BadDataset(problem, case=files.id, path=files.prediction, fix=fix)
+    volume = read_volume(files.probabilities, case=files.id)
     groups = recorded_channels(files.probabilities)
-    if groups is None:
-        groups = assumed_channels(len(channels), settings.classes, sorted(settings.known - {settings.ignore_label}))
+    _refuse_channels_first(volume, reference, files)
+    try:
+        if groups is None:
+            values = sorted(settings.known - {settings.ignore_label})
+            groups = assumed_channels(len(volume.array), settings.classes, values)
+        check_channels(volume.array, groups)
+    except MedsegError as error:
+        error.path = files.probabilities
+        raise
+    channels = _on_grid(volume, groups, files, reference, settings)
     groups = tuple(tuple(settings.relabel.get(value, value) for value in group) for group in groups)
     return shares_by_class(channels, groups, settings.classes)
+
+
+def _on_grid(volume: Volume, groups: Groups, files: CaseFiles, reference: Volume, settings: Settings) -> np.ndarray:
+    """Channels (K, *S) on the reference's grid, under the rule that its label map is brought there."""
+    if reference.ndim == 2:  # pictures have no place; NIfTI puts an axis between theirs and the channels
+        channels = volume.array[..., 0] if volume.ndim == 3 and volume.spatial_shape[-1] == 1 else volume.array
+        if channels.shape[1:] == reference.spatial_shape:
+            return channels
+    difference = reference.geometry.difference(volume.geometry)
+    if difference is None:
+        return volume.array
+    if settings.resample == "nearest" and volume.ndim == reference.ndim:
+        outside = [float(group == (0,)) for group in groups]  # of the image is background
+        pairs = zip(volume.array, outside, strict=True)
+        return np.stack(
+            [resample_nearest(replace(volume, array=one[None]), reference.geometry, fill) for one, fill in pairs]
+        )
+    raise BadGeometry(
+        f"the reference and the probabilities are on different grids: {difference}",
+        case=files.id,
+        path=files.probabilities,
+        fix="predict in the grid of the reference, or set resample=nearest",
+    )
+
+
+def _refuse_channels_first(volume: Volume, reference: Volume, files: CaseFiles) -> None:
+    """NIfTI has channels in its last axis; other tools put them first, and the first axis of space is read as them."""
+    stored = (*volume.spatial_shape, len(volume.array))
+    if stored[1:] == reference.spatial_shape and volume.spatial_shape != reference.spatial_shape:
+        problem = f"the probabilities have shape {stored}, with their channels first"
+        fix = "save the channels as the last axis of the file"
+        raise BadGeometry(problem, case=files.id, path=files.probabilities, fix=fix)
 
 
 def _prediction(files: CaseFiles, reference: Volume, settings: Settings) -> np.ndarray:

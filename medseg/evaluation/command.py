@@ -16,7 +16,7 @@ from medseg.errors import BadLabels, PartialFailure, UsageError
 from medseg.evaluation.arrays import Labels
 from medseg.evaluation.evaluator import Evaluator
 from medseg.evaluation.folders import CaseFiles, FolderPair
-from medseg.evaluation.inputs import find_pairs, groups_of, metadata_of
+from medseg.evaluation.inputs import clusters_in, find_pairs, groups_of, metadata_of
 from medseg.evaluation.intervals import CONFIDENCE
 from medseg.evaluation.landmark_report import LANDMARK_FILES, report_landmarks
 from medseg.evaluation.report import REPORT_FILES, Report
@@ -129,7 +129,7 @@ def check_report_folder(output: str | Path, *read: str | Path | None) -> Path:
     """
     predictions, *others = read
     single = None if predictions is None or Path(predictions).is_dir() else predictions
-    return check_outputs(output, EVALUATION_FILES, [single, *others])
+    return check_outputs(output, EVALUATION_FILES, [single, *others], beside=predictions)
 
 
 def _evaluate(
@@ -149,9 +149,9 @@ def _evaluate(
     rows = metadata_of(pair, predictions if references is None else None, metadata)
     if rows is None and (cluster or stratify):
         raise UsageError("cluster and stratify are columns of a table", fix="give metadata=FILE.csv")
-    clusters, strata = groups_of(pair.cases, rows, cluster), groups_of(pair.cases, rows, stratify)
+    (clusters, alone), strata = clusters_in(pair.cases, rows, cluster), groups_of(pair.cases, rows, stratify)
     report = _make_evaluator(pair, labels, settings).evaluate(pair.cases, extra=pair.extra)
-    return replace(report, clusters=clusters, strata=strata, confidence=confidence)
+    return replace(report, clusters=clusters, unclustered=alone, strata=strata, confidence=confidence)
 
 
 def _make_evaluator(pair: FolderPair, labels: Labels | None, settings: Mapping[str, Any]) -> Evaluator:

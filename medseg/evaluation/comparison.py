@@ -1,6 +1,7 @@
 """Two or more methods on the same cases: paired tests, corrected for their number, with intervals and effect sizes.
 
-Penalised values (missed, invented, no prediction) take part with the metric's worst value, as in every mean.
+Penalised values (missed, invented, no prediction) take part with the metric's worst value, as in every mean; a class
+that a method is right to leave empty takes part with the best one, so that what another invents there costs it.
 """
 
 from __future__ import annotations
@@ -8,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medseg.errors import InputRefused, UsageError
-from medseg.evaluation.intervals import CONFIDENCE, bootstrap_interval
-from medseg.evaluation.statistics import column_of_cases, smallest_difference, table
+from medseg.evaluation.intervals import CONFIDENCE, bootstrap_interval, mean_of_units
+from medseg.evaluation.measured import check_measured_alike
+from medseg.evaluation.pairing import Paired, pair_methods
+from medseg.evaluation.statistics import FEWEST, LEAST_DIFFERENCE, clusters_of, resolvable_difference
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXACT = 15  # differences up to which all signs are gone through
 PERMUTATIONS = 10_000
-LEAST_DIFFERENCE = 1e-12  # below it two scores are the same
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,18 @@ class PairedResult:
     """Method b against method a in one class; differences are b - a.
 
     Attributes:
-        n: cases that both have a value for.
+        n: cases; all that the methods share, but those whose value a chosen rule leaves undefined.
+        units: independent ones among them: clusters, or cases.
+        empty_a, empty_b: cases in which the method is right to leave the class empty.
+        invented_a, invented_b: cases in which the class is in its prediction alone.
         low, high: interval of the mean difference; None with fewer than two cases.
         wilcoxon: two-sided p of the signed-rank test, zero differences by Pratt's rule.
         permutation: two-sided p of the sign-flip test of the mean difference.
         holm: ``permutation`` corrected by Holm over all classes and pairs of one metric.
         rank_biserial: share of the rank sum in favour of b minus that in favour of a, -1 to 1 (Kerby, 2014).
         cohens_dz: mean difference / SD of the differences; None if they are all the same.
-        smallest_difference: mean difference that these cases could show with a power of 80 %.
+        smallest_difference: mean difference that these cases could show with a power of 80 %; None if they are too
+            few, or the differences all the same.
     """
 
     metric: str
@@ -44,6 +50,11 @@ class PairedResult:
     a: str
     b: str
     n: int
+    units: int
+    empty_a: int
+    empty_b: int
+    invented_a: int
+    invented_b: int
     mean_a: float
     mean_b: float
     difference: float
@@ -64,10 +75,38 @@ class Comparison:
     Attributes:
         results: one for each metric, class and pair of methods.
         unshared: method -> cases that not every method has, which take no part.
+        unshared_classes: method -> classes that not every method has, which take no part.
+        absent: classes that are in no case of any method, which take no part.
+        unclustered: cases of which the metadata does not say what they belong to: each is a cluster of its own.
+        unmeasured: methods of which nothing says how they were measured.
     """
 
     results: tuple[PairedResult, ...]
     unshared: Mapping[str, tuple[str, ...]]
+    unshared_classes: Mapping[str, tuple[str, ...]]
+    absent: tuple[str, ...] = ()
+    unclustered: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+
+    def remarks(self) -> list[str]:
+        """One line for everything that took no part, or that a reader of the numbers must know."""
+        lines = [
+            f"Only some methods have, left out of all ({name}): {kind} {', '.join(names)}"
+            for kind, left_out in (("cases", self.unshared), ("classes", self.unshared_classes))
+            for name, names in left_out.items()
+            if names
+        ]
+        if self.absent:
+            lines.append(f"In no case of any method, left out: classes {', '.join(self.absent)}")
+        if self.unmeasured:
+            names = ", ".join(self.unmeasured)
+            lines.append(f"No summary.json says how these were measured, so nobody knows if alike: {names}")
+        if self.unclustered:
+            problem = "Nothing says what these belong to, each is a cluster of its own"
+            lines.append(f"{problem}: {', '.join(self.unclustered)}")
+        if few := sorted({result.units for result in self.results if result.units < FEWEST}):
+            lines.append(f"Too few independent cases ({few[0]}): below {FEWEST} no difference has a p below 0.05")
+        return lines
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -89,7 +128,7 @@ def compare(
     """Compare methods in pairs, class by class, on the cases that all of them have.
 
     Args:
-        methods: name -> table of cases (cases.csv, or `Report.frame`).
+        methods: name -> table of cases (`medseg.evaluation.compare_command.read_cases`, or `Report.frame`).
         metrics: columns.
         metadata: table with a column ``case``.
         cluster: its column that says which cases belong together, e.g. the patient: intervals draw whole clusters, and
@@ -98,33 +137,43 @@ def compare(
         seed: of the bootstrap and the permutations.
 
     Raises:
-        UsageError: fewer than two methods, or a metric that one of them lacks.
-        InputRefused: they share no case, or no class.
+        UsageError: fewer than two methods, a metric that one of them lacks, or a cluster without metadata.
+        InputRefused: they share no case, or no class; they were not measured alike; rows are repeated.
     """
-    if len(methods) < 2:
-        raise UsageError(f"there is nothing to compare: {len(methods)} method(s)", fix="give at least two")
-    cases = {name: set(frame["case"]) for name, frame in methods.items()}
-    shared = sorted(set.intersection(*cases.values()))
-    if not shared:
-        raise InputRefused(f"the methods {', '.join(methods)} share no case", fix="evaluate them on the same cases")
-    groups = None
-    if cluster is not None and metadata is not None:
-        import pandas as pd
-
-        groups = column_of_cases(pd.Series(shared), metadata, cluster)
+    if cluster is not None and metadata is None:
+        raise UsageError(f"cluster '{cluster}' is a column of a table", fix="give metadata=, a table with it")
+    unmeasured = check_measured_alike(methods)
     results: list[PairedResult] = []
+    absent: dict[str, None] = {}
+    groups, alone = None, ()
     for metric in metrics:
-        tables = {name: table(frame, metric).reindex(shared) for name, frame in methods.items()}
+        paired = pair_methods(methods, metric)
+        if cluster is not None and metadata is not None and groups is None:
+            groups, alone = clusters_of(paired.cases, metadata, cluster)
         found = [
-            _paired(metric, str(column), a, b, tables[a][column], tables[b][column], groups, confidence, seed)
-            for a, b in combinations(tables, 2)
-            for column in tables[a].columns
-            if column in tables[b].columns and (tables[a][column].notna() & tables[b][column].notna()).any()
+            _paired(metric, name, a, b, paired, groups, confidence, seed)
+            for a, b in combinations(methods, 2)
+            for name in paired.classes
+            if (paired.values[a][name].notna() & paired.values[b][name].notna()).any()
         ]
         results += _corrected(found)
+        absent |= dict.fromkeys(paired.absent)
     if not results:
         raise InputRefused("the methods share no class with a value", fix="evaluate them with the same labels")
-    return Comparison(tuple(results), {name: tuple(sorted(own - set(shared))) for name, own in cases.items()})
+    return Comparison(
+        tuple(results),
+        _unshared(methods, "case"),
+        _unshared(methods, "class"),
+        absent=tuple(absent),
+        unclustered=alone,
+        unmeasured=unmeasured,
+    )
+
+
+def _unshared(methods: Mapping[str, pd.DataFrame], column: str) -> dict[str, tuple[str, ...]]:
+    own = {name: dict.fromkeys(frame[column]) for name, frame in methods.items()}
+    shared = set.intersection(*map(set, own.values()))
+    return {name: tuple(str(value) for value in values if value not in shared) for name, values in own.items()}
 
 
 def _paired(
@@ -132,25 +181,34 @@ def _paired(
     name: str,
     a: str,
     b: str,
-    left: Any,
-    right: Any,
-    groups: np.ndarray | None,
+    paired: Paired,
+    groups: Sequence[str] | None,
     confidence: float,
     seed: int,
 ) -> PairedResult:
+    left, right = paired.values[a][name], paired.values[b][name]
     both = (left.notna() & right.notna()).to_numpy()
     first, second = left.to_numpy(float)[both], right.to_numpy(float)[both]
     difference = second - first
     difference[np.abs(difference) < LEAST_DIFFERENCE] = 0.0
-    units = np.arange(len(difference)) if groups is None else np.unique(groups[both], return_inverse=True)[1]
+    units = np.arange(len(difference)) if groups is None else np.unique(np.array(groups)[both], return_inverse=True)[1]
     interval = bootstrap_interval(difference, clusters=units.tolist(), confidence=confidence, seed=seed)
     sd = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+    outcomes = {method: paired.outcomes[method][name] for method in (a, b)}
+    empty, invented = (
+        [int((outcomes[method] == word).sum()) for method in (a, b)] for word in ("empty", "false_positive")
+    )
     return PairedResult(
         metric=metric,
         name=name,
         a=a,
         b=b,
         n=len(difference),
+        units=int(units.max()) + 1,
+        empty_a=empty[0],
+        empty_b=empty[1],
+        invented_a=invented[0],
+        invented_b=invented[1],
         mean_a=float(first.mean()),
         mean_b=float(second.mean()),
         difference=float(difference.mean()),
@@ -160,8 +218,8 @@ def _paired(
         permutation=permutation_p(difference, units, seed=seed),
         holm=1.0,
         rank_biserial=rank_biserial(difference),
-        cohens_dz=float(difference.mean()) / sd if sd else None,
-        smallest_difference=smallest_difference(sd, len(difference)),
+        cohens_dz=float(difference.mean()) / sd if sd > LEAST_DIFFERENCE else None,
+        smallest_difference=resolvable_difference(mean_of_units(difference, units.tolist())),
     )
 
 

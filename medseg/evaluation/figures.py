@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from medseg.text import for_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +88,9 @@ def draw_error_against_volume(report: Report) -> bytes | None:
 def to_png(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as PNG, with nothing in it that changes from run to run."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in scripts that the font lacks
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -113,7 +118,7 @@ def _draw_metric(axes: Any, report: Report, metric: str, names: list[str]) -> No
         axes.scatter(place[~scored], values[~scored], s=28, color=RED, marker="x", zorder=4)
     axes.set_title(report.heading(metric), fontsize=11)
     slant = {"rotation": 35, "ha": "right"} if len(names) > 4 or max(map(len, names)) > 12 else {}
-    axes.set_xticks(range(1, len(names) + 1), names, fontsize=9, **slant)
+    axes.set_xticks(range(1, len(names) + 1), list(map(for_figure, names)), fontsize=9, **slant)
     axes.set_xlim(0.4, len(names) + 0.6)
     axes.set_ylim(*((-0.03, 1.03) if report.settings.metrics[metric].best == 1 else (0, None)))
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
@@ -135,7 +140,7 @@ def _draw_volumes(axes: Any, report: Report, metric: str) -> np.ndarray:
     step = sum(map(len, points.values())) // MOST_POINTS + 1
     few = len(points) <= len(COLOURS)
     for position, (name, found) in enumerate(points.items()):
-        look = {"marker": MARKERS[position], "label": name} if few else {}
+        look = {"marker": MARKERS[position], "label": for_figure(name)} if few else {}
         x, y = np.array(found[::step]).T
         axes.scatter(
             x, y, s=20 if few else 8, color=COLOURS[position] if few else BLUE, alpha=0.7 if few else 0.3, **look

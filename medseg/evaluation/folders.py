@@ -85,7 +85,7 @@ def pair_folders(predictions: str | Path, references: str | Path, threshold: flo
     images = {case.id: case.images[0] for case in every if case.images}
     points = {case.id: case.landmarks for case in every}
     coding = next((case.coding for case in every if case.coding), LabelCoding(threshold=threshold))
-    shares = {path.name[: -len(file_ending(path))]: path for path in Path(predictions).glob(f"*{PROBABILITIES}.*")}
+    shares = _probability_files(Path(predictions))
     cases = tuple(
         CaseFiles(id, wanted[id], found.get(id), images.get(id), shares.get(id + PROBABILITIES), coding, points.get(id))
         for id in sorted(wanted)
@@ -115,6 +115,18 @@ def label_files(folder: str | Path) -> dict[str, Path]:
         files[name] = path
     if not files:
         raise BadDataset(f"the folder has no label maps ({' '.join(KNOWN_ENDINGS)})", path=folder, fix="check the path")
+    return files
+
+
+def _probability_files(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"*{PROBABILITIES}.*")):
+        if path.name.startswith(".") or not path.name.lower().endswith(KNOWN_ENDINGS):
+            continue
+        name = path.name[: -len(file_ending(path))]
+        if name in files:
+            raise BadDataset(f"{files[name].name} and {path.name} are of one case", path=folder, fix="remove one")
+        files[name] = path
     return files
 
 

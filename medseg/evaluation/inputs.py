@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.data.case_list import LIST_ENDINGS
 from medseg.errors import BadDataset
 from medseg.evaluation.folders import CaseFiles, FolderPair, pair_folders
-from medseg.evaluation.statistics import column_of_cases, read_table
+from medseg.evaluation.statistics import clusters_of, column_of_cases, read_table
 from medseg.io import LabelCoding, file_ending
 
 if TYPE_CHECKING:
@@ -91,21 +91,28 @@ def metadata_of(pair: FolderPair, table: str | Path | None, metadata: str | Path
 
 def groups_of(cases: Sequence[CaseFiles], metadata: pd.DataFrame | None, column: str | None) -> dict[str, str] | None:
     """Case id -> value of a column of the metadata, "unknown" where there is none; None without a column."""
-    import pandas as pd
-
     if column is None or metadata is None:
         return None
+    values = column_of_cases([case.id for case in cases], metadata, column)
+    return {str(id): value or "unknown" for id, value in values.items()}
+
+
+def clusters_in(
+    cases: Sequence[CaseFiles], metadata: pd.DataFrame | None, column: str | None
+) -> tuple[dict[str, str] | None, tuple[str, ...]]:
+    """Case id -> what it belongs to, None without a column; and the cases that are clusters of their own."""
+    if column is None or metadata is None:
+        return None, ()
     ids = [case.id for case in cases]
-    values = column_of_cases(pd.Series(ids), metadata, column)
-    return {id: str(value) for id, value in zip(ids, values, strict=True)}
+    clusters, alone = clusters_of(ids, metadata, column)
+    return dict(zip(ids, clusters, strict=True)), alone
 
 
-def _row(row: dict[Any, Any], root: Path, coding: LabelCoding) -> CaseFiles:
-    given = {key: root / str(row[key]) for key in ("prediction", *OPTIONAL) if isinstance(row.get(key), str)}
-    reference = root / str(row["reference"])
-    name = row.get("case")
+def _row(row: dict[Any, str], root: Path, coding: LabelCoding) -> CaseFiles:
+    given = {key: root / row[key] for key in ("prediction", *OPTIONAL) if row.get(key)}
+    reference = root / row["reference"]
     return CaseFiles(
-        id=name if isinstance(name, str) else reference.name[: -len(file_ending(reference))],
+        id=row.get("case") or reference.name[: -len(file_ending(reference))],
         reference=reference,
         prediction=given.get("prediction"),
         image=given.get("image"),

@@ -66,6 +66,18 @@ def bootstrap_interval(
     return Interval(float(low), float(high), confidence, int(kept.sum()), len(sums))
 
 
+def mean_of_units(
+    values: Sequence[float | None] | np.ndarray, clusters: Sequence[Hashable] | None = None
+) -> np.ndarray:
+    """(units,) mean of the values that are defined of each cluster; the values themselves without clusters."""
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    kept = np.isfinite(numbers)
+    if clusters is None:
+        return numbers[kept]
+    _, units = np.unique(_codes(clusters)[kept], return_inverse=True)
+    return np.bincount(units, numbers[kept]) / np.bincount(units)
+
+
 @lru_cache(maxsize=4)
 def _draws(units: int, resamples: int, seed: int) -> np.ndarray:
     """(resamples, units) float64: how often each unit is drawn. All metrics and classes of a test set share them."""

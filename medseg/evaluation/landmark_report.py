@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from medseg.evaluation.aggregate import mean_of
 from medseg.evaluation.landmarks import LandmarkScores, evaluate_landmarks
 from medseg.evaluation.report import Report
 from medseg.io import read_geometry, write_json, write_text
+from medseg.tables import print_table
+from medseg.text import for_terminal, to_csv
 
 SHOWN = {
     "mse": "MSE (px²)",
@@ -82,22 +82,21 @@ def _means(scores: Sequence[dict[str, LandmarkScores]]) -> dict[str, LandmarkSco
 
 
 def _table(scores: dict[str, dict[str, LandmarkScores]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = list(next(iter(next(iter(scores.values())).values())))
-    writer.writerow(["case", "structure", *columns])
-    for case, by_structure in scores.items():
-        for name, found in by_structure.items():
-            writer.writerow([case, name, *(found[column] for column in columns)])
-    return text.getvalue()
+    rows = [
+        [case, name, *(found[column] for column in columns)]
+        for case, by_structure in scores.items()
+        for name, found in by_structure.items()
+    ]
+    return to_csv(["case", "structure", *columns], rows)
 
 
 def _print(means: dict[str, LandmarkScores], cases: int, shown: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("landmarks", *(SHOWN[key] for key in shown), title=f"{cases} cases")
+    numbers = (Column(SHOWN[key], justify="right") for key in shown)
+    table = Table("landmarks", *numbers, title=f"{cases} cases")
     for name, found in means.items():
         values = [found[key] for key in shown]
-        table.add_row(name, *("–" if value is None else f"{np.round(value, 3):g}" for value in values))
-    Console().print(table)
+        table.add_row(for_terminal(name), *("–" if value is None else f"{np.round(value, 3):g}" for value in values))
+    print_table(table)

@@ -10,12 +10,14 @@ import numpy as np
 from medseg.evaluation.aggregate import mean_of
 from medseg.evaluation.figures import COLOURS, to_png
 from medseg.evaluation.views import Shown, View
+from medseg.text import for_figure
 
 if TYPE_CHECKING:
     from medseg.evaluation.report import Report
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of RAS+ that a plane cuts
 MOST_NAMES = 9  # in a legend
+MOST_LETTERS = 48  # of a case in a title
 GOLDEN_STEP = 0.618034  # of the colour circle
 
 
@@ -51,7 +53,7 @@ def _draw(report: Report, shown: Sequence[Shown], *, titled: bool) -> bytes:
     for row, one in zip(rows, shown, strict=True):
         if titled:
             between = "\n" if flat else "   "
-            title = f"{one.title}: {one.result.files.id}{between}{scores_line(report, one)}"
+            title = f"{one.title}: {for_figure(one.result.files.id, MOST_LETTERS)}{between}{scores_line(report, one)}"
             row.suptitle(title, fontsize=11, x=0.01, ha="left")
         _draw_case(row.subplots(1, columns, squeeze=False)[0], report, one.view)
     bottom.legend(handles=handles, loc="center", ncols=min(legend_columns, len(handles)), frameon=False, fontsize=10)
@@ -126,16 +128,11 @@ def _legend(report: Report, views: Sequence[View]) -> list[Any]:
     }
     classes = zip(_colours(report), report.settings.classes.items(), strict=True)
     there = [(colour, name) for colour, (name, values) in classes if present.intersection(values)]
-    handles: list[Any] = [Patch(facecolor=colour, label=shortened(name)) for colour, name in there[:MOST_NAMES]]
+    handles: list[Any] = [Patch(facecolor=colour, label=for_figure(name)) for colour, name in there[:MOST_NAMES]]
     if len(there) > MOST_NAMES:
         handles += [Patch(facecolor="none", label=f"and {len(there) - MOST_NAMES} more")]
     handles += [Patch(facecolor="#9ca3af", alpha=0.5, label="filled: reference")]
     return [*handles, Line2D([], [], color="#374151", linewidth=1.8, label="line: prediction")]
-
-
-def shortened(name: str, length: int = 24) -> str:
-    """A name that does not push others out of the picture."""
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _colours(report: Report) -> list[Any]:

@@ -14,6 +14,7 @@ from medseg.evaluation.components import Components, match_components
 
 Box = tuple[slice, ...]
 ROUNDING = 1e-3  # half-precision probabilities, and sums of them, may leave 0 to 1 by this much
+SUM_TOLERANCE = 0.01  # of the sum over labels: probabilities may have been saved with 8 bits
 MOST_VALUES = 2048  # more than any set of classes has: an instance map
 
 
@@ -182,6 +183,31 @@ def _checked_shares(
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither
             raise BadLabels(f"probabilities of label {values} are in {low:g} to {high:g} (must be 0 to 1, without NaN)")
     return probabilities
+
+
+def check_channels(channels: np.ndarray, groups: Sequence[tuple[int, ...]]) -> None:
+    """Refuse what are no probabilities.
+
+    Args:
+        channels: (K, *S).
+        groups: label values of each channel.
+
+    Raises:
+        BadLabels: values outside of 0 to 1 (NaN is); or, of labels that exclude each other, sums that are not 1.
+    """
+    low, high = float(channels.min()), float(channels.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither
+        problem = f"the probabilities are in {low:g} to {high:g} (must be 0 to 1, without NaN)"
+        raise BadLabels(problem, fix="save the network's output after its softmax or sigmoid")
+    exclusive = (0,) in groups and all(len(group) == 1 for group in groups)
+    if not exclusive or len(channels) != len(groups):
+        return
+    sums = channels.sum(axis=0, dtype=np.float32)
+    least, most = float(sums.min()), float(sums.max())
+    if max(1 - least, most - 1) > SUM_TOLERANCE:
+        wrong = least if 1 - least > most - 1 else most
+        problem = f"the probabilities of labels {[group[0] for group in groups]} add up to {wrong:.3g} in a voxel"
+        raise BadLabels(f"{problem} (must be 1)", fix="save the network's output after its softmax")
 
 
 def _integers(labels: np.ndarray, side: str) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medseg.errors import InputRefused, UsageError, nearest
+from medseg.evaluation.measured import check_measured_alike
 from medseg.evaluation.metrics import METRICS
-from medseg.evaluation.statistics import table
+from medseg.evaluation.pairing import pair_methods
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,15 +26,18 @@ class Ranking:
     """Methods in their order.
 
     Attributes:
+        cases: that it rests on.
         ranks: method -> rank, 1 is best; equal scores share the mean rank.
-        frequency: method -> share of the bootstrap samples in which it has rank 1, 2, ...
-        kendall_tau: mean over bootstrap samples of Kendall's tau with the ranking; 1 is perfectly stable.
+        frequency: method -> share of the bootstrap samples in which it has place 1, 2, ...; equal ones share places.
+        kendall_tau: mean over bootstrap samples of Kendall's tau with the ranking, where two that are equal in both
+            agree: 1 never changes. None with one case, which has only itself to be drawn.
     """
 
     scheme: Scheme
+    cases: int
     ranks: dict[str, float]
     frequency: dict[str, list[float]]
-    kendall_tau: float
+    kendall_tau: float | None
 
 
 def rank(
@@ -44,7 +48,7 @@ def rank(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Ranking:
-    """Rank methods over the cases and classes that all of them have a value for.
+    """Rank methods over the cases and classes that all of them have a value for; a right empty class has the best.
 
     Args:
         methods: name -> table of cases.
@@ -55,7 +59,7 @@ def rank(
 
     Raises:
         UsageError: an unknown scheme, or a metric that is no score.
-        InputRefused: no case with a value of every method.
+        InputRefused: no case with a value of every method; methods that were not measured alike; repeated rows.
     """
     if scheme not in SCHEMES:
         raise UsageError(f"unknown scheme '{scheme}': {nearest(scheme, SCHEMES)}")
@@ -63,31 +67,31 @@ def rank(
     ranks = _ranks(scores[None], scheme)[0]
     drawn = np.random.default_rng(seed).integers(0, scores.shape[1], (resamples, scores.shape[1]))
     sampled = _ranks(np.moveaxis(scores[:, drawn], 1, 0), scheme)
-    names = list(methods)
+    names, places = list(methods), _places(sampled)
     return Ranking(
         scheme=scheme,
+        cases=scores.shape[1],
         ranks={name: float(value) for name, value in zip(names, ranks, strict=True)},
-        frequency={
-            name: [float(np.mean(np.floor(column) == place)) for place in range(1, len(names) + 1)]
-            for name, column in zip(names, sampled.T, strict=True)
-        },
-        kendall_tau=float(np.mean(_kendall(sampled, ranks))),
+        frequency={name: shares.tolist() for name, shares in zip(names, places, strict=True)},
+        kendall_tau=float(np.mean(_kendall(sampled, ranks))) if scores.shape[1] > 1 else None,
     )
 
 
 def _loss(methods: Mapping[str, pd.DataFrame], metric: str) -> np.ndarray:
-    """(methods, cases): mean over classes, turned so that less is better."""
+    """(methods, cases): mean over the classes that all methods have a value for, as distance from the best."""
     from medseg.evaluation.arrays import build_metrics
 
     best = build_metrics([metric])[metric].best
     if best is None:
         raise UsageError(f"'{metric}' is a quantity, not a score: {nearest('dice', METRICS.names())}")
-    tables = [table(frame, metric).mean(axis=1) for frame in methods.values()]
-    cases = sorted(set.intersection(*(set(column.dropna().index) for column in tables)))
-    if not cases:
+    check_measured_alike(methods)
+    values = np.stack([own.to_numpy(float) for own in pair_methods(methods, metric).values.values()])
+    defined = np.isfinite(values).all(axis=0)  # (cases, classes)
+    if not defined.any():
         raise InputRefused("no case has a value of every method", fix="evaluate them on the same cases")
-    values = np.array([column.reindex(cases).to_numpy(float) for column in tables])
-    return -values if best == 1 else values
+    kept = defined.any(axis=1)
+    loss = np.where(defined, np.abs(values - best), 0)  # a signed error may miss the best on either side
+    return loss[:, kept].sum(axis=2) / defined[kept].sum(axis=1)
 
 
 def _ranks(scores: np.ndarray, scheme: Scheme) -> np.ndarray:
@@ -99,8 +103,20 @@ def _ranks(scores: np.ndarray, scheme: Scheme) -> np.ndarray:
     return rankdata(np.round(scores.mean(axis=2), 12), axis=1)
 
 
+def _places(sampled: np.ndarray) -> np.ndarray:
+    """(methods, places): share of the samples, (samples, methods) ranks, in which a method has a place."""
+    from scipy.stats import rankdata
+
+    first, last = (rankdata(sampled, axis=1, method=end)[:, :, None] for end in ("min", "max"))
+    place = np.arange(1, sampled.shape[1] + 1)
+    return np.mean(((first <= place) & (place <= last)) / (last - first + 1), axis=0)
+
+
 def _kendall(sampled: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Kendall's tau-a of each sampled ranking with the ranking: pairs in the same order minus pairs in the other."""
+    """Kendall's tau-a of each sampled ranking with the ranking: pairs in the same order minus pairs in the other.
+
+    A pair that is equal in both is in the same order; one that is equal in one of them is in neither.
+    """
     first, second = np.triu_indices(len(ranks), 1)
     order, others = np.sign(ranks[first] - ranks[second]), np.sign(sampled[:, first] - sampled[:, second])
-    return (order * others).mean(axis=1)
+    return np.where(order == others, 1, order * others).mean(axis=1)

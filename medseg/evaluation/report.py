@@ -13,11 +13,13 @@ from medseg.evaluation.aggregate import aggregate, foreground_mean, pool
 from medseg.evaluation.case import CaseResult, Settings
 from medseg.evaluation.folders import OVERLAY
 from medseg.evaluation.intervals import CONFIDENCE
+from medseg.evaluation.measured import MEASURED, settings_of
 from medseg.evaluation.page import to_html
-from medseg.evaluation.summary import to_csv, to_summary
+from medseg.evaluation.summary import how_measured, to_csv, to_summary
 from medseg.evaluation.tables import format_number, to_latex, to_markdown
 from medseg.io import atomic_path, write_json, write_text
 from medseg.io.endings import IMAGE_ENDINGS
+from medseg.text import for_terminal, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,7 @@ class Report:
         skipped: cases that could not.
         extra: predictions without reference, not evaluated.
         clusters: case id -> what it belongs to, e.g. its patient: intervals are over these.
+        unclustered: cases of which nothing says what they belong to: each is a cluster of its own.
         strata: case id -> group, e.g. its site: scores are given for each group too.
         confidence: of the intervals.
     """
@@ -57,6 +60,7 @@ class Report:
     skipped: tuple[Skipped, ...] = ()
     extra: tuple[Path, ...] = ()
     clusters: Mapping[str, str] | None = None
+    unclustered: tuple[str, ...] = ()
     strata: Mapping[str, str] | None = None
     confidence: float = CONFIDENCE
 
@@ -101,7 +105,10 @@ class Report:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row for each case and class: ``case``, ``class``, ``outcome`` and the metrics; NaN is undefined."""
+        """One row for each case and class: ``case``, ``class``, ``outcome`` and the metrics; NaN is undefined.
+
+        Its ``attrs`` say how it was measured, which `compare` and `rank` look at.
+        """
         import pandas as pd
 
         rows = [
@@ -109,7 +116,9 @@ class Report:
             for result in self.results
             for name, scores in result.scores.items()
         ]
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        frame.attrs[MEASURED] = settings_of(how_measured(self))
+        return frame
 
     @cached_property
     def pooled(self) -> dict[str, dict[str, float | None]]:
@@ -128,8 +137,8 @@ class Report:
 
     @property
     def headline(self) -> list[str]:
-        """The scores that come first: those of `HEADLINE` that were measured, or all."""
-        return [name for name in HEADLINE if name in self.scores] or self.scores
+        """What comes first: the scores of `HEADLINE` that were measured, else all, else the first quantity."""
+        return [name for name in HEADLINE if name in self.scores] or self.scores or list(self.settings.metrics)[:1]
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
@@ -146,7 +155,12 @@ class Report:
         if self.extra:
             names = ", ".join(path.name for path in self.extra)
             lines.append(f"Prediction without reference, not evaluated ({len(self.extra)}): {names}")
-        return lines
+        if self.unclustered:
+            names = ", ".join(self.unclustered)
+            lines.append(
+                f"No row or value says what these belong to, each is its own ({len(self.unclustered)}): {names}"
+            )
+        return [visible(line) for line in lines]
 
     def save(self, output: str | Path) -> Path:
         """Write summary.json, cases.csv (and cases.parquet where pyarrow is installed), tables and report.html.
@@ -187,7 +201,7 @@ class Report:
             console = Console()
         console.print(self.table())
         for line in self.remarks():
-            console.print(line, style="yellow", markup=False)
+            console.print(for_terminal(line, "yellow"))
 
     def table(self) -> Table:
         """Two rows for each class: mean ± SD over all cases, penalised ones included; and over the detected."""
@@ -199,11 +213,12 @@ class Report:
             "class", "over", *heads, title=f"{len(self.results)} cases", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
         )
         for position, column in enumerate(table.columns):
-            column.justify, column.no_wrap = "right" if position > 1 else "left", True
+            column.justify, column.no_wrap = "right" if position > 1 else "left", position > 0
+            column.overflow = "fold"  # long names of classes; no number is cut
         for name, entry in self.aggregates.items():
             summaries = [entry["metrics"][metric] for metric in self.headline]
             spread = [f"{format_number(s['mean'], 3)}±{format_number(s['sd'], 2)}" for s in summaries]
-            table.add_row(name, f"all {entry['n_cases'] - entry['n_empty']}", *spread)
+            table.add_row(for_terminal(name), f"all {entry['n_cases'] - entry['n_empty']}", *spread)
             detected = [format_number(s["mean_detected"], 3) for s in summaries]
             table.add_row("", f"found {entry['n_detected']}/{entry['n_reference']}", *detected, style="dim")
             table.add_section()

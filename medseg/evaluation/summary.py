@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from medseg import text
 from medseg.evaluation.aggregate import foreground_mean
+from medseg.evaluation.measured import NEIGHBOURS
 from medseg.evaluation.metrics import Metric
 from medseg.evaluation.overlap import COUNTS
 
@@ -62,20 +62,20 @@ def to_summary(report: Report) -> dict[str, Any]:
             group: {values[name]: _with_keys(entry, keys) for name, entry in aggregates.items()}
             for group, aggregates in report.aggregates_by_stratum.items()
         },
-        **_how(report, values),
+        **how_measured(report),
+        **_about_cases(report),
     }
 
 
 def to_csv(report: Report) -> str:
     """One row for each case and class; an undefined value is an empty cell."""
     metrics = list(report.settings.metrics)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "class", "outcome", *metrics])
-    for result in report.results:
-        for name, scores in result.scores.items():
-            writer.writerow([result.files.id, name, result.outcome(name), *(scores[metric] for metric in metrics)])
-    return text.getvalue()
+    rows = [
+        [result.files.id, name, result.outcome(name), *(scores[metric] for metric in metrics)]
+        for result in report.results
+        for name, scores in result.scores.items()
+    ]
+    return text.to_csv(["case", "class", "outcome", *metrics], rows)
 
 
 def class_key(values: tuple[int, ...]) -> str:
@@ -108,9 +108,9 @@ def _scores(report: Report) -> dict[str, Metric]:
     return {metric.key: metric for metric in report.settings.metrics.values() if metric.worst is not None}
 
 
-def _how(report: Report, values: Mapping[str, str]) -> dict[str, Any]:
-    from medseg import __version__
-
+def how_measured(report: Report) -> dict[str, Any]:
+    """What every score depends on; `medseg.evaluation.measured.settings_of` reads it again."""
+    values = {name: class_key(group) for name, group in report.settings.classes.items()}
     return {
         "labels": {values[name]: name for name in values},
         "ignore_label": report.settings.ignore_label,
@@ -118,12 +118,22 @@ def _how(report: Report, values: Mapping[str, str]) -> dict[str, Any]:
         "tolerance_mm": {values[name]: report.settings.tolerances[name] for name in values},
         "resample": report.settings.resample,
         "pixel_size_mm": report.settings.pixel_size,
-        "empty": {keys: dict(metric.empty) for keys, metric in _scores(report).items()},
+        "connectivity": NEIGHBOURS,
+        "empty": {key: dict(metric.empty) for key, metric in _scores(report).items()},
+        "metric_versions": {key: metric.version for key, metric in _scores(report).items()},
         "definitions": {**definitions(report), "boundary": BOUNDARIES[report.settings.surface], **RULES},
+    }
+
+
+def _about_cases(report: Report) -> dict[str, Any]:
+    from medseg import __version__
+
+    return {
         "intervals": {
             "method": "BCa bootstrap",
             "confidence": report.confidence,
             "clusters": None if report.clusters is None else len(set(report.clusters.values())),
+            "without_cluster": list(report.unclustered),
         },
         "missing": report.missing,
         "skipped": [{"case": case.id, "problem": case.problem} for case in report.skipped],

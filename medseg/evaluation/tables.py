@@ -6,30 +6,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from medseg.evaluation.summary import chosen_rules
+from medseg.text import for_latex, for_markdown
 
 if TYPE_CHECKING:
     from medseg.evaluation.report import Report
 
-TEX = str.maketrans(
-    {
-        **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-)
-
 
 def to_markdown(report: Report) -> str:
     """A table with one row for each class, and a line that says what the numbers are."""
-    rows = _rows(report, lambda text: text.replace("|", "\\|"))
+    rows = _rows(report, for_markdown)
     lines = [" | ".join(row) for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
     return "\n".join([*(f"| {line} |" for line in lines), "", _caption(report), ""])
 
 
 def to_latex(report: Report) -> str:
     """The same table for LaTeX with the package booktabs."""
-    rows = _rows(report, lambda text: text.translate(TEX))
+    rows = _rows(report, for_latex)
     lines = [" & ".join(row) + r" \\" for row in rows]
     body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     columns = "l" + "r" * (len(rows[0]) - 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg.blocks.skip.attach import add_settings
 from medseg.errors import UnreadableFile, UsageError
+from medseg.inference.description import model_arguments, naming
 from medseg.io import load_adapter, model_fingerprint
 
 
@@ -40,7 +41,9 @@ def adapted(
     if own != wanted:
         problem = f"is of another model: weights {wanted[:12]}..., those of {base} are {own[:12]}..."
         raise UsageError(problem, path=adapter, fix=f"use model={facts['base']['path']}, or adapt this model")
-    return {**state, **changed}, {**description, "model": with_skips(description["model"], facts.get("skips"))}
+    with naming(Path(adapter)):
+        model = with_skips(model_arguments(description.get("model")), facts.get("skips"))
+    return {**state, **changed}, {**description, "model": model}
 
 
 def with_skips(model: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -64,43 +64,43 @@ def find_cases(source: str | Path, channels: int) -> list[Case]:
 
     Raises:
         BadDataset: nothing there that can be read.
-        UsageError: a case without all channels.
+        UnreadableFile: a folder that cannot be listed.
+        UsageError: not one case with as many files as channels.
     """
     source = Path(source).expanduser()
-    if not source.exists():
-        raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
-    if source.is_file() and source.suffix.lower() in LIST_ENDINGS and _has_labels(source):
-        cases = _test_or_all(read_list(source))
-    elif source.is_file() and source.suffix.lower() in LIST_ENDINGS:
-        cases = _table(source)
-    elif source.is_dir() and not (source / "imagesTr").is_dir() and (layout := known_layout(source, strict=False)):
-        cases = _test_or_all(with_table(layout, source))
-    elif (source / "dataset.json").exists():
-        dataset = open_dataset(source)
-        return list(dataset.test or dataset.training)
-    elif source.is_file():
-        cases = _grouped([source], channels) if source.name.lower().endswith(KNOWN_ENDINGS) else []
-    else:
-        cases = _folder(source, channels)
+    try:
+        cases = _find(source, channels)
+    except OSError as error:
+        fix = "check the path and its permissions"
+        raise UnreadableFile(
+            f"cannot be read: {error.strerror or error}", path=error.filename or source, fix=fix
+        ) from None
     if not cases:
         fix = f"give DICOM slices or files that end in one of {', '.join(KNOWN_ENDINGS)}"
         raise BadDataset("no image found", path=source, fix=fix)
     plain_names((case.id for case in cases), "case", path=source)
     if not any(len(case.images) in (1, channels) for case in cases):  # a few such cases are refused one by one
-        check_channels(cases[0].images, channels, cases[0].id)
+        found, case = len(cases[0].images), cases[0].id
+        problem = f"{found} channel files (the model expects {channels}, named {case}_0000 and so on)"
+        raise UsageError(problem, case=case, path=source)
     return cases
 
 
-def check_channels(images: Sequence[Path], channels: int, case: str | None) -> None:
-    """Refuse files that are neither one with all channels nor one for each.
-
-    Raises:
-        UsageError: so.
-    """
-    if len(images) not in (1, channels):
-        named = f", named {case}_0000 and so on" if case else ""
-        problem = f"{len(images)} channel files (the model expects {channels}{named})"
-        raise UsageError(problem, case=case, path=images[0].parent)
+def _find(source: Path, channels: int) -> list[Case]:
+    if not source.exists():
+        raise BadDataset("the input does not exist", path=source, fix="give a file, a folder, a dataset or a .csv")
+    if source.is_file() and source.suffix.lower() in LIST_ENDINGS and _has_labels(source):
+        return _test_or_all(read_list(source))
+    if source.is_file() and source.suffix.lower() in LIST_ENDINGS:
+        return _table(source)
+    if source.is_dir() and not (source / "imagesTr").is_dir() and (layout := known_layout(source, strict=False)):
+        return _test_or_all(with_table(layout, source))
+    if (source / "dataset.json").exists():
+        dataset = open_dataset(source)
+        return list(dataset.test or dataset.training)
+    if source.is_file():
+        return _grouped([source], channels) if source.name.lower().endswith(KNOWN_ENDINGS) else []
+    return _folder(source, channels)
 
 
 def _has_labels(table: Path) -> bool:
@@ -248,20 +248,27 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
 def _cases_of(name: str, found: Mapping[int, Path], channels: int) -> list[Case]:
     """The files of one name: channels of one case, or numbered cases that keep their numbers.
 
-    A channel that is not there gets the path that it should have, so that it is named when the case is read.
+    A channel before the last that is not there gets the path that it should have: reading the case names it.
     """
     if list(found) == [0]:
         return [Case(name, (found[0],))]
     if channels == 1 or len(found) == 1:
         return [Case(stem(file), (file,)) for _, file in sorted(found.items())]
     paths = channel_paths(found, name, channels)
-    return [Case(name, paths[:channels] if set(range(channels)) - found.keys() else paths)]
+    gap = len(found) <= max(found)
+    return [Case(name, paths[:channels] if gap else tuple(found[number] for number in sorted(found)))]
 
 
 def _dicom_folders(root: Path) -> list[Case]:
     if holds_dicom(root):
         return [Case(id=root.resolve().name, images=(root,))]
-    below = sorted(Path(folder) for folder, _, files in os.walk(root) if files and holds_dicom(Path(folder)))
+    closed: list[Path] = []  # folders that cannot be listed are cases, too: each is refused by its name
+
+    def note(error: OSError) -> None:
+        closed.append(Path(error.filename))
+
+    below = [Path(folder) for folder, _, files in os.walk(root, onerror=note) if files and holds_dicom(Path(folder))]
+    below = sorted([*below, *(folder for folder in closed if folder != root)])
     return _distinct([Case("_".join(path.relative_to(root).parts), (path,)) for path in below], root)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, combinations
 from math import prod
 from pathlib import Path
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 
 from medseg.data.plan import Plan
 from medseg.device import DeviceProfile
-from medseg.errors import UnreadableFile, UsageError
+from medseg.errors import UsageError
 from medseg.inference.adapter import adapted, base_of
+from medseg.inference.description import Described, described
 from medseg.inference.memory import activation_bytes
 from medseg.inference.onnx_network import OnnxNetwork
+from medseg.inference.rebuild import rebuild
 from medseg.io import find_adapter, holds_onnx, load_model, load_onnx
 from medseg.models import create_model
 from medseg.models.slices import with_slices
-from medseg.targets import Target, build_target
+from medseg.targets import Target
 
 
 @dataclass(frozen=True)
@@ -96,22 +99,18 @@ def load_member(folder: Path, profile: DeviceProfile, adapter: str | Path | None
         adapter: what ``medseg adapt`` made of this model.
 
     Raises:
-        UnreadableFile: the weights are not those of the model that the folder names.
+        UnreadableFile: the weights are not those of the model that the folder names; model.json holds what cannot be.
+        InputRefused: weights that are NaN or infinite.
+        UnsafeArtefact: as `medseg.io.load_model`; a model that names a file to read.
         UsageError: the adapter is of another model, or what it is put on is an adapter itself or an export.
     """
     if holds_onnx(folder) and adapter is None:
         return _load_onnx_member(folder, profile)
     state, description = load_adapted(folder, adapter)
-    plan, target = _described(description, folder)
-    network = create_model(**description["model"])
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        problem = f"the weights are not those of model '{description['model']['name']}': {_first_lines(error)}"
-        raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote") from error
-    network = profile.place(with_slices(network, plan.slice_axis).eval())
-    operations, window_bytes = description.get("postprocessing", ()), _window_bytes(description, folder, profile)
-    return Member(network, plan, target, profile, tuple(operations), window_bytes)
+    told = described(description, folder)
+    network = rebuild(partial(create_model, **told.arguments), state, folder, told.arguments["name"])
+    network = profile.place(with_slices(network, told.plan.slice_axis).eval())
+    return Member(network, told.plan, told.target, profile, told.operations, _window_bytes(told, profile))
 
 
 def load_adapted(folder: Path, adapter: str | Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -137,32 +136,16 @@ def _check_adapter(folder: Path, adapter: str | Path) -> None:
 
 def _load_onnx_member(folder: Path, profile: DeviceProfile) -> Member:
     content, description = load_onnx(folder)
-    plan, target = _described(description, folder, "window_bytes")
+    told = described(description, folder, "window_bytes")
     network = OnnxNetwork(content, device=profile.device, threads=profile.threads)
+    plan, target = told.plan, told.target
     network.check_shapes((len(plan.channel_names), *plan.patch_size), target.output_shape(plan.patch_size))
-    window_bytes = _window_bytes(description, folder, network.profile)
-    operations = description.get("postprocessing", ())
-    return Member(network, plan, target, network.profile, tuple(operations), window_bytes)
+    window_bytes = _window_bytes(told, network.profile)
+    return Member(network, plan, target, network.profile, told.operations, window_bytes)
 
 
-def _described(description: Mapping[str, Any], folder: Path, *more: str) -> tuple[Plan, Target]:
-    missing = [key for key in ("model", "plan", "target", *more) if key not in description]
-    if missing:
-        raise UnreadableFile(f"model.json lacks {', '.join(missing)}", path=folder, fix="train or copy the model again")
-    return Plan.from_dict(description["plan"]), build_target(description["target"])
-
-
-def _window_bytes(description: Mapping[str, Any], folder: Path, profile: DeviceProfile) -> int | None:
+def _window_bytes(told: Described, profile: DeviceProfile) -> int | None:
     """What the folder says, in float32, brought to the profile's type. To ask the network takes seconds of imports."""
-    told = description.get("window_bytes")
-    if told is None:
+    if told.window_bytes is None:
         return None
-    if not isinstance(told, int) or told <= 0:
-        problem = f"model.json: window_bytes is {told!r} (expected a number of bytes above 0)"
-        raise UnreadableFile(problem, path=folder, fix="train or copy the model again")
-    return told * profile.dtype.itemsize // torch.float32.itemsize
-
-
-def _first_lines(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines()[1:3]]
-    return " ".join(line if len(line) < 200 else line[:200] + "..." for line in lines)
+    return told.window_bytes * profile.dtype.itemsize // torch.float32.itemsize

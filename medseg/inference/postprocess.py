@@ -33,7 +33,7 @@ def postprocess(labels: np.ndarray, operations: Iterable[Operation], spacing: Se
     Raises:
         UsageError: an unknown operation, or one that lacks its label or size.
     """
-    steps = [(_step(operation), operation) for operation in operations]
+    steps = [(check_operation(operation), operation) for operation in operations]
     labels = labels.copy() if steps else labels
     for step, operation in steps:
         box = class_box(labels == operation["label"])
@@ -81,7 +81,8 @@ OPERATIONS: dict[str, Callable[[np.ndarray, Operation, float], None]] = {
 }
 
 
-def _step(operation: Operation) -> Callable[[np.ndarray, Operation, float], None]:
+def check_operation(operation: Operation) -> Callable[[np.ndarray, Operation, float], None]:
+    """What carries an operation out. Raises UsageError for an unknown one, or one that lacks its label or size."""
     name = str(operation.get("operation"))
     if name not in OPERATIONS:
         raise UsageError(f"unknown post-processing '{name}': {nearest(name, OPERATIONS)}")

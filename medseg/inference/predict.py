@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -10,14 +11,15 @@ from typing import Any, Literal
 
 from medseg.data.dataset import Case
 from medseg.data.landmark_files import LAYOUT
-from medseg.data.outputs import check_outputs, keep_account, plain_path, same_names
+from medseg.data.outputs import check_outputs, keep_account, plain_path
 from medseg.data.own_split import matching
-from medseg.errors import MedsegError, PartialFailure, UsageError
+from medseg.errors import MedsegError, PartialFailure
 from medseg.inference.inputs import find_cases, take_shard
+from medseg.inference.prediction_files import check_prediction_files, output_files, refuse_one_name
 from medseg.inference.predictor import Predictor
 from medseg.inference.record import Record, record_path
 from medseg.inference.segmentation import Segmentation
-from medseg.io import KNOWN_ENDINGS, file_ending, holds_dicom, label_ending, require_writable, write_json
+from medseg.io import require_dicom_seg, require_writable, write_json
 from medseg.termination import Terminated, interrupted
 
 Outcome = Segmentation | MedsegError
@@ -35,7 +37,6 @@ def predict_cases(
     mask: str | Path | None = None,
     progress: bool = True,
     record: Record | None = None,
-    own_folder: bool = False,
 ) -> list[Path]:
     """Predict cases into ``output/<case id><ending of its image>``, ``.nii.gz`` for DICOM slices.
 
@@ -51,15 +52,16 @@ def predict_cases(
         nan: ``"refuse"`` or ``"zero"``.
         mask: a file, or a folder with a file for each case, see `Predictor.predict`.
         progress: show a progress bar on stderr.
-        record: takes down files, seconds, warnings and errors.
-        own_folder: the folder belongs to what calls, as that of a run does: what is in it may be replaced.
+        record: takes down files, seconds, warnings and errors. With one that has a file, as ``medseg predict`` gives
+            it, nothing is replaced but what medseg wrote; without, nothing but inputs is spared.
 
     Returns:
         The segmentation files, in the order of the cases.
 
     Raises:
-        UsageError: an output would replace an input or what medseg did not write, see `medseg.data.outputs`; two cases
-            have one name; or a file there was made from other images of the same name.
+        UsageError: an output would cost the user something, see `medseg.data.outputs`; two cases have one name; or a
+            file there was made from other images of the same name.
+        InputRefused: with ``dicom_seg``, a class that a DICOM-SEG cannot name.
         PartialFailure: some cases failed; each is named with its reason, the others are written.
         MedsegError: the error of the only case, or of the first if all failed.
     """
@@ -77,21 +79,22 @@ def predict_cases(
         )
         for case in cases
     ]
+    if any("dicom_seg" in paths for paths in files):
+        require_dicom_seg(predictor.plan.labels)
     todo = [
         (case, paths)
         for case, paths in zip(cases, files, strict=True)
-        if overwrite or not all(path.exists() for path in paths.values())
+        if overwrite or not all(map(os.path.exists, paths.values()))
     ]
-    _refuse_one_name(cases, files, output)
+    refuse_one_name(cases, files, output)
     for case, paths in zip(cases, files, strict=True):
         record.refuse_other_images(case.id, case.images, paths["path"])
     names = [path.name for _, paths in todo for path in paths.values()]
     names += [LAYOUT] if predictor.target.layout is not None else []
     names += [record.path.name] if record.path is not None else []
-    if not own_folder:
-        check_outputs(output, names, [mask if isinstance(mask, str | Path) else None, *_read_by(cases)])
+    check_prediction_files(names, output, cases, mask, ours_only=record.path is not None)
     require_writable(output)
-    if not own_folder:
+    if record.path is not None:
         keep_account(output, names)
     if predictor.target.layout is not None:
         write_json(output / LAYOUT, predictor.target.layout)
@@ -117,48 +120,6 @@ def predict_cases(
     if record.errors:
         raise _summary(record.errors, len(todo), output)
     return [paths["path"] for paths in files]
-
-
-def output_files(
-    case: Case,
-    folder: Path,
-    *,
-    probabilities: bool,
-    dicom_seg: bool,
-    uncertainty: str | None = None,
-    landmarks: bool = False,
-    highest: int = 0,
-) -> dict[str, Path]:
-    """The files of a case, by the arguments of `Segmentation.save` that name them; `highest` is of the label values."""
-    image = case.images[0]
-    known = image.name.lower().endswith(KNOWN_ENDINGS) and not image.is_dir()
-    files = {"path": folder / f"{case.id}{label_ending(file_ending(image), highest) if known else '.nii.gz'}"}
-    if probabilities:
-        files["probabilities"] = folder / f"{case.id}_probabilities.nii.gz"
-    if uncertainty:
-        files["uncertainty"] = folder / f"{case.id}_{uncertainty}.nii.gz"
-    if landmarks:
-        files["landmarks"] = folder / f"{case.id}.npy"
-    if dicom_seg and holds_dicom(image):
-        files["dicom_seg"] = folder / f"{case.id}.dcm"
-    return files
-
-
-def _read_by(cases: Sequence[Case]) -> set[Path]:
-    """All files that the cases read or may be compared with, and the folders that these lie in."""
-    files = {file for case in cases for file in (*case.images, case.label, case.landmarks) if file is not None}
-    return files | {parent for file in files for parent in (file.parent, file.resolve().parent) if not file.is_dir()}
-
-
-def _refuse_one_name(cases: Sequence[Case], files: Sequence[Mapping[str, Path]], output: Path) -> None:
-    spelled = str.casefold if same_names(output) else str
-    taken: dict[str, str] = {}
-    for case, paths in zip(cases, files, strict=True):
-        for name in {spelled(path.name) for path in paths.values()}:
-            if name in taken:
-                problem = f"the cases '{taken[name]}' and '{case.id}' would both be written to {name}"
-                raise UsageError(problem, path=output, fix="name the images apart, or list them in a .csv")
-            taken[name] = case.id
 
 
 def _settle(case: Case, files: Mapping[str, Path], outcome: Outcome, record: Record) -> None:
@@ -197,11 +158,8 @@ def predict_folder(cfg: Mapping[str, Any]) -> int:
     """Run ``medseg predict`` from its config (``model``, ``input``, ``output``, ... see configs/predict.yaml)."""
     models = [cfg["model"]] if isinstance(cfg["model"], str) else list(cfg["model"])
     place = record_path(plain_path(cfg["output"]), cfg["shard"])
-    if not isinstance(cfg["input"], str | Path):
-        fix = "give one file or folder, or a .csv that lists the files"
-        raise UsageError(f"input is {cfg['input']!r} (expected a path)", fix=fix)
     source = plain_path(cfg["input"])
-    read = (source, source.parent if source.is_file() else None, *models, cfg["adapter"], cfg["mask"])
+    read = (source, source.parent if os.path.isfile(source) else None, *models, cfg["adapter"], cfg["mask"])
     output = check_outputs(cfg["output"], [place.name], read)  # before the model is loaded
     predictor = Predictor.from_pretrained(
         models,

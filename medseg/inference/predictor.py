@@ -26,7 +26,6 @@ from medseg.inference.guard import outside_training
 from medseg.inference.inputs import (
     Mask,
     Source,
-    check_channels,
     read_mask,
     read_source,
     resolve_source,
@@ -274,8 +273,6 @@ class Predictor:
         with clock("read"):
             case = source.id if isinstance(source, Case) else case
             resolved = resolve_source(source, spacing, case)
-            if isinstance(resolved, list):
-                check_channels(resolved, len(self.plan.channel_names), case)
             geometry = source_geometry(resolved, case)
             need = self.memory_need(geometry, probabilities=probabilities, mask=mask is not None)
             if gate is not None:

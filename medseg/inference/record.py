@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.data.outputs import real_path
 from medseg.errors import MedsegError, UnreadableFile, UsageError
 from medseg.inference.segmentation import Segmentation
 from medseg.io import read_json, write_json
+from medseg.tables import print_table
+from medseg.text import for_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,7 +83,7 @@ class Record:
         Raises:
             UsageError: both the paths and the contents of the images are others.
         """
-        if case not in self._images_before or not file.exists():
+        if case not in self._images_before or not os.path.exists(file):
             return
         before = self._images_before[case]
         if [entry["path"] for entry in before] == [_place(image) for image in images]:
@@ -90,22 +94,20 @@ class Record:
 
     def print(self) -> None:
         """Print where the time of every case went, and its memory beside what was predicted."""
-        from rich.console import Console
-
         done = {case: facts for case, facts in self.cases.items() if "seconds" in facts}
-        console = Console()
-        console.print(_seconds({case: facts["seconds"] for case, facts in done.items()}))
-        console.print(_memory({case: facts["memory"] for case, facts in done.items()}))
+        print_table(_seconds({case: facts["seconds"] for case, facts in done.items()}))
+        print_table(_memory({case: facts["memory"] for case, facts in done.items()}))
 
 
 def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("case", *STEPS, "sum", title="seconds", box=box.SIMPLE)
+    numbers = (Column(step, justify="right") for step in (*STEPS, "sum"))
+    table = Table("case", *numbers, title="seconds", box=box.SIMPLE, padding=0)
     for case, seconds in cases.items():
         spent = [seconds.get(step, 0.0) for step in STEPS]
-        table.add_row(case, *(f"{s:.2f}" for s in (*spent, sum(spent))))
+        table.add_row(for_terminal(case), *(f"{s:.2f}" for s in (*spent, sum(spent))))
     totals = [sum(seconds.get(step, 0.0) for seconds in cases.values()) for step in STEPS]
     whole = sum(totals)
     table.add_section()
@@ -117,13 +119,14 @@ def _seconds(cases: Mapping[str, Mapping[str, float]]) -> Table:
 def _memory(cases: Mapping[str, Mapping[str, Any]]) -> Table:
     """Predicted (with the image of the next case, if that was read meanwhile) and measured, in GiB."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("case", "predicted", "measured", "error", "fallbacks", title="memory in GiB", box=box.SIMPLE)
+    numbers = (Column(name, justify="right") for name in ("predicted", "measured", "error"))
+    table = Table("case", *numbers, "fallbacks", title="memory in GiB", box=box.SIMPLE)
     for case, memory in cases.items():
         expected, measured = memory["predicted"] + memory["beside"], memory["measured"]
         found = ("", "") if measured is None else (f"{measured / 2**30:.2f}", f"{memory['error']:+.0%}")
-        table.add_row(case, f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
+        table.add_row(for_terminal(case), f"{expected / 2**30:.2f}", *found, ", ".join(memory["fallbacks"]))
     return table
 
 
@@ -150,7 +153,7 @@ def _described(image: Path) -> dict[str, str | None]:
 
 
 def _place(image: Path) -> str:
-    return str(image.expanduser().resolve())
+    return str(real_path(image.expanduser()))
 
 
 def _ends(image: Path) -> str | None:

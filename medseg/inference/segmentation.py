@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medseg.data.outputs import refuse_sources
+from medseg.errors import MedsegError
 from medseg.io import Geometry, Volume, save_array, write_dicom_seg, write_labels, write_volume
 
 
@@ -59,7 +60,9 @@ class Segmentation:
         uncertainty: str | Path | None = None,
         landmarks: str | Path | None = None,
     ) -> None:
-        """Write the labels in the format of the path's ending. They come last: where they are, all files are.
+        """Write the labels in the format of the path's ending, and the other files; a DICOM-SEG comes last.
+
+        Where the slices' headers do not allow a DICOM-SEG, all else is written.
 
         Args:
             path: of the labels.
@@ -81,7 +84,12 @@ class Segmentation:
             write_volume(uncertainty, Volume(self.uncertainty[None], self.geometry))
         if landmarks is not None and self.landmarks is not None:
             save_array(landmarks, self.landmarks)
-        if dicom_seg is not None:
-            write_dicom_seg(dicom_seg, self.labels, self.geometry, self.label_names)
         write_labels(path, self.labels, self.geometry)
+        if dicom_seg is not None:
+            try:
+                write_dicom_seg(dicom_seg, self.labels, self.geometry, self.label_names)
+            except MedsegError as error:
+                error.written = f"The labels are in {path}."
+                error.args = (str(error),)
+                raise
         self.seconds["write"] = time.perf_counter() - start

@@ -6,7 +6,7 @@ from medseg.io.arrays import load_array, save_array
 from medseg.io.atomic import atomic_path, require_writable, to_json, write_json, write_text
 from medseg.io.checkpoint import load_checkpoint, save_checkpoint
 from medseg.io.dicom import holds_dicom
-from medseg.io.dicom_seg import write_dicom_seg
+from medseg.io.dicom_seg import check_segment_names, require_dicom_seg, write_dicom_seg
 from medseg.io.download import download
 from medseg.io.endings import KNOWN_ENDINGS, file_ending, label_ending
 from medseg.io.label_coding import LabelCoding
@@ -32,6 +32,7 @@ __all__ = [
     "LabelCoding",
     "Volume",
     "atomic_path",
+    "check_segment_names",
     "download",
     "extract",
     "file_ending",
@@ -53,6 +54,7 @@ __all__ = [
     "read_json",
     "read_labels",
     "read_volume",
+    "require_dicom_seg",
     "require_writable",
     "save_adapter",
     "save_array",

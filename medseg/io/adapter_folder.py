@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import UnreadableFile, UsageError
-from medseg.io.model_folder import DESCRIPTION, WEIGHTS, read_model, tensors_from, write_model
+from medseg.io.model_folder import DESCRIPTION, WEIGHTS, read_description, read_model, tensors_from, write_model
 from medseg.io.onnx_folder import ONNX
-from medseg.io.sidecar import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +31,7 @@ def find_adapter(folder: str | Path) -> Path | None:
 
 def model_fingerprint(folder: str | Path) -> str:
     """SHA-256 of a model folder's weights, as its description has it."""
-    return str(read_json(Path(folder) / DESCRIPTION)["weights_sha256"])
+    return str(read_description(Path(folder) / DESCRIPTION)["weights_sha256"])
 
 
 def save_adapter(folder: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -70,6 +69,6 @@ def load_adapter(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         raise UnreadableFile(f"holds no {ADAPTER}", path=folder, fix="give the folder that medseg adapt wrote")
     content, description = read_model(found, ADAPTER)
     base = description.get("base")
-    if not isinstance(base, dict) or not {"path", "fingerprint"} <= set(base):
+    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in ("path", "fingerprint")):
         raise UnreadableFile("model.json does not name the base model", path=found, fix="adapt the model again")
     return tensors_from(content, found / ADAPTER), description

@@ -12,6 +12,7 @@ import numpy as np
 from medseg.errors import UnreadableFile
 from medseg.io.dicom_child import CHILD
 from medseg.io.dicom_mark import DIRECTORY, bears_mark
+from medseg.io.endings import KNOWN_ENDINGS
 from medseg.io.memory import require_memory
 from medseg.io.volume import Geometry
 
@@ -36,8 +37,15 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether DICOM files lie directly in a folder."""
-    return folder.is_dir() and any(map(is_dicom, sorted(folder.iterdir())))
+    """Whether DICOM files lie directly in a folder; one that cannot be opened counts, so that reading names it."""
+    return folder.is_dir() and any(map(_may_be_slice, sorted(folder.iterdir())))
+
+
+def _may_be_slice(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:
+        return not path.name.lower().endswith(KNOWN_ENDINGS)
 
 
 def read_geometry(folder: Path) -> Geometry:

@@ -19,6 +19,7 @@ from medseg.io.dicom_slice import CONVERT, EXPORT_AGAIN, NOT_NATIVE, PixelFormat
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.dataelem import RawDataElement
 
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "")
 RLE = "1.2.840.10008.1.2.5"
@@ -38,7 +39,7 @@ def check_pixels(dataset: Dataset, one: Slice) -> None:
     """
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise BadVoxels("has pixels of floating point (expected whole numbers)", path=one.path, fix=CONVERT)
-    raw = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    raw = _pixel_data(dataset)
     if raw is None or not raw.value:
         raise UnreadableFile("is truncated: it has no PixelData", path=one.path, fix=EXPORT_AGAIN)
     expected = one.size[0] * one.size[1] * one.pixels.bits // 8
@@ -64,13 +65,14 @@ def slice_values(dataset: Dataset, one: Slice) -> np.ndarray:
         UnreadableFile: the code stream is damaged or of another size.
         BadVoxels: a value needs more bits than BitsStored.
     """
-    raw = dataset.get_item("PixelData")
-    shape = one.size[::-1]
+    raw = _pixel_data(dataset)
+    assert raw is not None
+    assert raw.value is not None
     if raw.length == NOT_NATIVE:
-        stored = _decoded(dataset, one)
+        stored = _decoded(raw.value, transfer_syntax(dataset), one)
     else:
         stored = _native(raw.value, raw.VR, dataset.original_encoding[1], one)
-    values = _stored_bits(stored.reshape(shape), one.pixels, one.path)
+    values = _stored_bits(stored.reshape(one.size[::-1]), one.pixels, one.path)
     slope, intercept = one.pixels.rescale or (1.0, 0.0)
     return (values * np.float64(slope) + intercept).astype(np.float32)
 
@@ -78,6 +80,12 @@ def slice_values(dataset: Dataset, one: Slice) -> np.ndarray:
 def transfer_syntax(dataset: Dataset) -> str:
     """How the pixels are encoded; empty where the file has no meta information."""
     return str(dataset.file_meta.get("TransferSyntaxUID", ""))
+
+
+def _pixel_data(dataset: Dataset) -> RawDataElement | None:
+    """The element as it stands in the file, with its length there."""
+    raw = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    return raw if isinstance(raw, tuple) else None
 
 
 def _native(content: bytes, representation: str | None, little: bool | None, one: Slice) -> np.ndarray:
@@ -101,10 +109,9 @@ def _stored_bits(values: np.ndarray, pixels: PixelFormat, path: Path) -> np.ndar
     return np.asarray(wanted)
 
 
-def _decoded(dataset: Dataset, one: Slice) -> np.ndarray:
+def _decoded(content: bytes, syntax: str, one: Slice) -> np.ndarray:
     """Stored values of compressed pixels."""
-    syntax = transfer_syntax(dataset)
-    fragments = _fragments(dataset, one)
+    fragments = _fragments(content, one)
     if syntax != RLE:
         _check_codestream(read_codestream(b"".join(fragments)), one)
     with tempfile.TemporaryDirectory(prefix="medseg-dicom-") as folder:
@@ -120,9 +127,9 @@ def _decoded(dataset: Dataset, one: Slice) -> np.ndarray:
     return np.ascontiguousarray(decoded).view(one.pixels.dtype)
 
 
-def _fragments(dataset: Dataset, one: Slice) -> list[bytes]:
+def _fragments(content: bytes, one: Slice) -> list[bytes]:
     """The pieces of the one frame's code stream, in their order."""
-    content, at, pieces = dataset.get_item("PixelData").value, 0, []
+    at, pieces = 0, []
     while content[at : at + 4] == _ITEM:
         length = int.from_bytes(content[at + 4 : at + 8], "little")
         pieces.append(content[at + 8 : at + 8 + length])

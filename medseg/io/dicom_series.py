@@ -119,7 +119,8 @@ def _others(others: Sequence[tuple[Path, str, str]], slices: Sequence[Slice]) ->
         name = UID(kind).name if kind else ""
         if not kind or kind in kinds or "Image Storage" in name:
             raise UnreadableFile("is truncated or damaged", path=path, fix=EXPORT_AGAIN)
-        if name == kind and (not series or series in known_series):  # private, or an identifier that was cut off
+        private = UID(kind).is_valid and series and series not in known_series
+        if name == kind and not private:  # an identifier that was cut off or changed
             raise UnreadableFile(f"holds no pixels (SOP class {kind})", path=path, fix=EXPORT_AGAIN)
         left_out[path.name] = f"holds no pixels ({name})"
     return left_out

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LEDGER = ".medseg_outputs"  # one JSON object a line; a folder without it keeps no account
+_keeping: set[Path] = set()  # folders of this process's commands; the file itself appears with the first output
 
 
-def start_ledger(folder: Path) -> None:
-    """Let a folder keep account of what `medseg.io.atomic_path` writes into it. Raises OSError."""
-    os.close(_open(folder))
+def keep_ledger(folder: Path) -> None:
+    """Let a folder keep account of what `medseg.io.atomic_path` writes into it, from its first file on."""
+    _keeping.add(folder)
 
 
 def note_output(path: Path, content: Path) -> None:
@@ -21,11 +22,12 @@ def note_output(path: Path, content: Path) -> None:
 
     Nothing happens in a folder that keeps no account. Raises OSError.
     """
-    if not (path.parent / LEDGER).is_file():
+    if path.parent not in _keeping and not (path.parent / LEDGER).is_file():
         return
     # The break comes first: a line that a full disk cut ends where the next begins.
     line = "\n" + json.dumps({"file": path.name, "sha256": _digest(content)})
-    handle = _open(path.parent)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path.parent / LEDGER, flags, 0o666)
     try:
         os.write(handle, line.encode())  # one write at the end of the file: shards of a job share it
     finally:
@@ -60,11 +62,6 @@ def _known(folder: Path) -> dict[str, set[str]]:
         except (ValueError, KeyError, TypeError):  # a blank, half a line, or a foreign hand
             continue
     return known
-
-
-def _open(folder: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    return os.open(folder / LEDGER, flags, 0o666)
 
 
 def _digest(path: Path) -> str:

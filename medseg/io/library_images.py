@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 from nibabel import Nifti1Image, Nifti1Pair
-from nibabel.spatialimages import SpatialImage
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-from medseg.errors import BadVoxels
+from medseg.errors import BadGeometry, BadVoxels
 from medseg.io.itk import grid_geometry
 from medseg.io.nifti_grid import grid_of
 from medseg.io.volume import Volume
@@ -31,8 +31,11 @@ def volume_of(image: object) -> Volume | None:
 
 
 def _of_nibabel(image: SpatialImage) -> Volume:
-    image = image if isinstance(image, Nifti1Pair) else Nifti1Image.from_image(image)
-    image.update_header()
+    try:
+        image = image if isinstance(image, Nifti1Pair) else Nifti1Image.from_image(image)
+        image.update_header()
+    except (HeaderDataError, ValueError) as error:
+        raise BadGeometry(f"nibabel cannot describe it as NIfTI: {error}", fix="correct its affine") from None
     voxels = _real(np.asarray(image.dataobj))
     shape = list(voxels.shape)
     while len(shape) > 3 and shape[-1] == 1:

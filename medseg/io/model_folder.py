@@ -72,7 +72,7 @@ def read_model(folder: str | Path, name: str) -> tuple[bytes, dict[str, Any]]:
     """The weights of that file name, whose hash is the one described, and the description; errors of `load_model`."""
     folder = Path(folder)
     _check_folder(folder, name)
-    description = _read_description(folder / DESCRIPTION)
+    description = read_description(folder / DESCRIPTION)
     weights = (folder / name).read_bytes()
     found = hashlib.sha256(weights).hexdigest()
     if found != description["weights_sha256"]:
@@ -92,13 +92,15 @@ def _check_folder(folder: Path, weights: str) -> None:
         raise UnreadableFile(f"lacks {' and '.join(missing)}", path=folder, fix="give a complete model folder")
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """A model.json whose head is that of a format this medseg reads; errors of `load_model`."""
     description = read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get("weights_sha256"), str):
         raise UnreadableFile("has no 'weights_sha256'", path=path, fix="copy the model folder again")
     version = description.get("format")
-    if not isinstance(version, int) or version < 1:
-        raise UnreadableFile(f"format is {version!r} (expected 1 to {FORMAT})", path=path)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        problem = f"format is {version!r:.40} (expected 1 to {FORMAT})"
+        raise UnreadableFile(problem, path=path, fix="copy the model folder again")
     if version > FORMAT:
         raise UsageError(f"format {version} is newer than this medseg reads ({FORMAT})", path=path, fix="update medseg")
     if _names_code(description):

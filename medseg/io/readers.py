@@ -165,9 +165,8 @@ def finite_voxels(array: np.ndarray, nan: NanPolicy, name: str | Path) -> np.nda
     if not bad:
         return array
     if nan == "refuse":
-        raise BadVoxels(
-            f"{bad} of {finite.size} voxels are NaN or infinite", fix="repair the file, or read NaN as zero (nan=zero)"
-        )
+        fix = "repair the file (medseg check fix=true does it in a copy of a dataset), or give medseg predict nan=zero"
+        raise BadVoxels(f"{bad} of {finite.size} voxels are NaN or infinite", fix=fix)
     logger.warning("%s: %d NaN or infinite voxels were set to 0", name, bad)
     return np.where(finite, array, array.dtype.type(0))
 

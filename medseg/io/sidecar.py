@@ -31,10 +31,16 @@ def read_json(path: str | Path) -> Any:
         UnreadableFile: missing, not UTF-8, not JSON (the line and column are named), or an object with a key twice.
     """
     try:
-        return json.loads(read_text(path), object_pairs_hook=_each_once)
+        text = read_text(path)
+        data = json.loads(text, object_pairs_hook=_each_once)
+        if "\\ud" in text.lower():  # an escape may be half of a character, which no file can hold
+            json.dumps(data, ensure_ascii=False).encode()
+        return data
     except json.JSONDecodeError as error:
         problem = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         raise UnreadableFile(problem, path=path, fix="correct that place") from None
+    except UnicodeEncodeError:
+        raise UnreadableFile("holds half a character, as \\ud800", path=path, fix="save it as UTF-8") from None
     except ValueError as error:  # of our own, or a number of thousands of digits
         raise UnreadableFile(str(error).partition(";")[0], path=path, fix="correct it") from None
     except RecursionError:

@@ -55,8 +55,7 @@ def list_models(pattern: str | None = None) -> list[str]:
 
 def models_command(cfg: Mapping[str, Any]) -> None:
     """``medseg models``: print every model with its paper, size and purpose; `cfg` may hold `pattern`."""
-    from rich.console import Console
-
     from medseg.models.table import model_table
+    from medseg.tables import print_table
 
-    Console().print(model_table(list_models(cfg.get("pattern"))))
+    print_table(model_table(list_models(cfg.get("pattern"))))

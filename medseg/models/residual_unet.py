@@ -6,10 +6,11 @@ pathways and puts the multi-level activation (`medseg.targets.NestedClasses`) on
 
 Read in a public port of Isensee's network (ellisdg/3DUnetCNN, 07529f0): base 16, five levels, the layers of a level,
 the decoder and the sum of the heads; so the parameter counts, which are tested. Each convolution has a bias, instance
-normalisation and a leaky ReLU, whose slope seems to be Keras' default, 0.3 (the file of that block was not read).
-Remembered of the original: pre-activation context blocks (`pre_activation`) and slope 0.01 (`slope`). Ours: 2D, strides
-of a plan, the limit of the doubling, He-normal initialisation, and that for one logit per voxel the heads have one
-channel and their logits (not activations) are summed.
+normalisation and a leaky ReLU of Keras' default slope, 0.3. Departure: the port's normalisation (keras-contrib)
+divides by the standard deviation + 1e-3, ours by the root of the variance + 1e-5; they differ where a channel hardly
+varies. Remembered of the original: pre-activation context blocks (`pre_activation`) and slope 0.01 (`slope`). Ours:
+2D, strides of a plan, the limit of the doubling, He-normal initialisation, and that for one logit per voxel the heads
+have one channel and their logits (not activations) are summed.
 """
 
 from __future__ import annotations

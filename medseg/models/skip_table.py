@@ -77,7 +77,7 @@ def part_table(model: Mapping[str, Any]) -> Table:
         "part", "adds", "neutral", "source", "summary", title=f"Skip paths: parameters added to {model['name']}"
     )
     for i, column in enumerate(table.columns):
-        column.no_wrap, column.overflow = i < 2, "fold"
+        column.no_wrap, column.overflow = i == 1, "fold"
     table.columns[1].justify = "right"
     for card in describe_parts(model):
         added = "does not fit" if card.added is None else f"{card.added:+,}"
@@ -88,9 +88,9 @@ def part_table(model: Mapping[str, Any]) -> Table:
 
 def skips_command(cfg: Mapping[str, Any]) -> None:
     """``medseg skips``: print every part with its paper, its cost in the model of `cfg`, and its purpose."""
-    from rich.console import Console
+    from medseg.tables import print_table
 
     known = MODELS.arguments(cfg["model"]["name"])
     facts: dict[str, Any] = {key: cfg[key] for key in ("spatial_dims", "in_channels", "out_channels") if key in known}
     given: dict[str, Any] = {key: value for key, value in cfg["model"].items() if value is not None}
-    Console().print(part_table({**given, **facts}))
+    print_table(part_table({**given, **facts}))

@@ -56,7 +56,7 @@ def model_table(names: Iterable[str]) -> Table:
     from rich.table import Table
 
     table = Table("name", "source", "dims", "parameters", "summary", title="Models")
-    table.columns[0].no_wrap, table.columns[3].justify = True, "right"
+    table.columns[3].justify = "right"
     for card in map(describe, names):
         dims = ", ".join(f"{d}D" for d in card.spatial_dims)
         table.add_row(card.name, card.source, dims, f"{card.parameters:,}", card.summary)

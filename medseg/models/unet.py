@@ -259,6 +259,7 @@ def unet_wide(
     in_channels: int = 1,
     out_channels: int = 1,
     strides: Strides | None = None,
+    depth: int | None = None,
     skips: SkipSettings = None,
 ) -> UNet:
     """`unet_classic` with 35..560 channels, about as large as UNet++.
@@ -267,5 +268,5 @@ def unet_wide(
     """
     return unet_classic(
         spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, base_channels=35,
-        strides=strides, skips=skips,
+        strides=strides, depth=depth, skips=skips,
     )  # fmt: skip

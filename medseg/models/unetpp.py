@@ -7,12 +7,12 @@ Node X^{i,j} stands at down-sampling level i and position j along the skip, for 
 X^{i,0} = H(down(X^{i-1,0})) and, for j > 0, X^{i,j} = H([Up(X^{i+1,j-1}), X^{i,0}, ..., X^{i,j-1}]).
 
 Read in the official Keras code (snapshot 2659ddc): the topology; H = (3x3 convolution, ReLU, dropout 0.5) twice, with
-biases, without normalisation and with Keras' he_normal weights; 2x2 transposed convolutions with Keras' default weights,
-Glorot's; the order of concatenation; a 1x1 head on every X^{0,j}, j >= 1. `unetpp_batchnorm` follows pytorch-nested-unet
-(557ea02), `unetpp_nnunet` the official repository's fork of nnU-Net v1. That fork supervises the shallowest head only
-(its issue 75); here every head is supervised, as the paper describes it. Ours: `dense=False` is built from the ablation's
-rule, since no code of UNet+ is published; 3D with the paper's layers; `inference="ensemble"` in the form of logits (see
-`UNetPlusPlus`).
+biases, without normalisation and with Keras' he_normal weights; 2x2 transposed convolutions with Keras' default
+weights, Glorot's; the order of concatenation; a 1x1 head on every X^{0,j}, j >= 1. `unetpp_batchnorm` follows pytorch-
+nested-unet (557ea02), `unetpp_nnunet` the official repository's fork of nnU-Net v1. That fork supervises the
+shallowest head only (its issue 75); here every head is supervised, as the paper describes it. Ours: `dense=False` is
+built from the ablation's rule, since no code of UNet+ is published; 3D with the paper's layers; `inference="ensemble"`
+in the form of logits (see `UNetPlusPlus`).
 """
 
 from __future__ import annotations

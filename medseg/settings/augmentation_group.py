@@ -17,12 +17,11 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-def _between(low: float, high: float) -> Any:
-    item = Annotated[float, Ge(low), Le(high)]
-    return Annotated[Pair[item], AfterValidator(_rising), Said(f"two numbers, {low:g} to {high:g}, the smaller first")]
-
-
-Factors = _between(0.01, 100)
+Rising = AfterValidator(_rising)
+Factors = Annotated[Pair[Annotated[float, Ge(0.01), Le(100)]], Rising, Said("two numbers, 0.01 to 100, the smaller first")]
+Zooms = Annotated[Pair[Annotated[float, Ge(0.05), Le(20)]], Rising, Said("two numbers, 0.05 to 20, the smaller first")]
+Strengths = Annotated[Pair[Annotated[float, Ge(0), Le(100)]], Rising, Said("two numbers, 0 to 100, the smaller first")]
+Shares = Annotated[Pair[Annotated[float, Gt(0), Le(1)]], Rising, Said("two shares above 0, at most 1, the smaller first")]
 Degrees = Annotated[float, Ge(0), Le(180)]
 
 
@@ -31,15 +30,15 @@ class AugmentationChoice(Sparse):
 
     name: Literal["none", "light", "default", "landmarks", "list"]
     rotation_degrees: Degrees | None = None
-    scale: _between(0.05, 20) | None = None  # type: ignore[valid-type]
+    scale: Zooms | None = None
     shear: Annotated[float, Ge(0), Le(2)] | None = None
     elastic_voxels: Annotated[float, Ge(0), Le(1000)] | None = None
-    noise_std: _between(0, 100) | None = None  # type: ignore[valid-type]
-    blur_sigma: _between(0, 100) | None = None  # type: ignore[valid-type]
+    noise_std: Strengths | None = None
+    blur_sigma: Strengths | None = None
     brightness: Factors | None = None
     contrast: Factors | None = None
     gamma: Factors | None = None
-    low_resolution: _between(0.01, 1) | None = None  # type: ignore[valid-type]
+    low_resolution: Shares | None = None
     spatial_probability: Share | None = None
     elastic_probability: Share | None = None
     mirror_probability: Share | None = None
@@ -77,11 +76,7 @@ class AugmentationChoice(Sparse):
 class ViewSettings(Settings):
     """The keys of ``configs/views``, for pretraining."""
 
-    crop: Annotated[
-        Pair[Annotated[float, Gt(0), Le(1)]],
-        AfterValidator(_rising),
-        Said("two shares above 0, at most 1, the smaller first"),
-    ]
+    crop: Shares
     horizontal_flip: Share
     vertical_flip: Share
     rotation_degrees: Degrees

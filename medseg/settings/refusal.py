@@ -21,7 +21,7 @@ def refusal(error: ValidationError, settings: type[BaseModel], config: Any, key:
         config: what was given.
         key: where it stands in the config of a verb.
     """
-    faults = error.errors(include_url=False)
+    faults: list[Any] = list(error.errors(include_url=False))
     # Of the forms that a value may have, the one that it comes closest to says most.
     fault = dict(
         max((one for one in faults if one["loc"][:1] == faults[0]["loc"][:1]), key=lambda one: len(one["loc"]))

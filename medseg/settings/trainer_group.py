@@ -56,7 +56,7 @@ class OptimizerSettings(Sparse):
     name: Literal["adamw", "adam", "sgd"]
     lr: Annotated[float, Gt(0), Le(1e3)]
     weight_decay: Annotated[float, Ge(0), Le(1e3)] = 0.0
-    schedule: Literal["cosine", "poly", "constant"] = "constant"
+    schedule: Literal["cosine", "poly", "step", "constant"] = "constant"
     warmup: Share = 0.0
     momentum: PartialShare | None = None
     dampening: Share | None = None

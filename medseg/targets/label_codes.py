@@ -70,5 +70,5 @@ class LabelCodes:
         unknown = np.setdiff1d(label.unique().cpu().numpy(), known).tolist()
         return BadLabels(
             f"label values {unknown[:8]} are unknown (the dataset has {self.labels}, ignore_label {self.ignore_label})",
-            fix="run medseg check on the dataset",
+            fix="run medseg check",
         )

@@ -85,11 +85,11 @@ class Landmarks:
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Raises UsageError: points are no probabilities."""
-        raise UsageError("a model of landmarks has no uncertainty map")
+        raise UsageError("a model of landmarks has no uncertainty map", fix="leave uncertainty out")
 
     def swapped(self, pairs: Sequence[Sequence[int]]) -> list[int]:
         """Raises UsageError: landmarks are never mirrored."""
-        raise UsageError("landmarks cannot be mirrored", fix="set tta=false")
+        raise UsageError("landmarks cannot be mirrored", fix="predict without tta (tta=false)")
 
     def model_arguments(self) -> dict[str, Any]:
         """Landmarks per structure, and the edges."""

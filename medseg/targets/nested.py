@@ -110,9 +110,8 @@ class NestedClasses(CodedTarget):
         """
         groups = list(self.classes.values())
         if swapped_places(groups, pairs) != list(range(len(groups))):
-            raise UsageError(
-                f"mirroring exchanges labels {[list(p) for p in pairs]} of different levels", fix="predict without tta"
-            )
+            problem = f"mirroring exchanges labels {[list(p) for p in pairs]} of different levels"
+            raise UsageError(problem, fix="predict without tta (tta=false)")
         return [0]
 
     def to_dict(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def swapped_places(groups: Sequence[Sequence[int]], pairs: Sequence[Sequence[int
     for group, place in zip(groups, order, strict=True):
         if place is None:
             problem = f"mirroring exchanges labels {[list(p) for p in pairs]}, which makes {list(group)} no class"
-            raise UsageError(problem, fix="predict without tta")
+            raise UsageError(problem, fix="predict without tta (tta=false)")
     return [place for place in order if place is not None]
 
 

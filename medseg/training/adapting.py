@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ from medseg.blocks.skip.attach import attach_skips, changed_state
 from medseg.blocks.skip.scale import calibrate
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.prepare import PreparedDataset, prepare
 from medseg.errors import UsageError, nearest
 from medseg.inference import Predictor, predict_cases
+from medseg.inference.description import described, model_arguments, naming
 from medseg.inference.memory import activation_bytes
+from medseg.inference.rebuild import rebuild
 from medseg.io import load_model, model_fingerprint, save_adapter, write_json
-from medseg.io.adapter_folder import ADAPTER
-from medseg.io.model_folder import DESCRIPTION
 from medseg.models import create_model
 from medseg.models.skip_table import check_host
 from medseg.models.slices import with_slices, without_slices
@@ -36,7 +36,7 @@ from medseg.training.fitting import Config, make_record
 from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices, require_room
 from medseg.training.report import evaluate_predictions
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import begin, open_record
 from medseg.training.setup import choose_folds, make_data, make_folds, make_profile, make_task
 
@@ -47,7 +47,6 @@ METHODS: dict[str, tuple[dict[str, Any] | None, str]] = {  # what is attached, a
     "decoder": (None, "decoder"),
     "all": (None, "all"),
 }
-OWN_FILES = ("config.json", f"adapter/{ADAPTER}", f"adapter/{DESCRIPTION}", "before.json", "after.json")
 
 
 def adapt_command(cfg: Config) -> int:
@@ -72,15 +71,17 @@ def adapt(cfg: Config) -> Path:
     if method not in METHODS:
         raise UsageError(f"unknown method '{method}': {nearest(method, METHODS)}")
     check_request(cfg, base)
-    if not cfg["resume"]:  # which says that the folder is a run's
-        check_outputs(cfg["run_dir"], OWN_FILES, [base, cfg["data"]["path"]])
+    check_run_dir(cfg["run_dir"], base, cfg["data"]["path"])
     state, description = load_model(base)
-    check_host(description["model"]["name"])
+    with naming(base):
+        arguments = model_arguments(description.get("model"))
+    check_host(arguments["name"])
+    told = described(description, base)
     fingerprint = model_fingerprint(base)  # of what was read: the base may be trained again in the meantime
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "adapt", cfg)
-        dataset, plan = resolve_dataset(cfg["data"]), Plan.from_dict(description["plan"])
+        dataset, plan = resolve_dataset(cfg["data"]), told.plan
         check_site(dataset, plan)
         plan = plan.override(batch_size=cfg["batch_size"])
         splits = stored.splits if stored else make_folds(dataset, cfg["data"])
@@ -93,10 +94,9 @@ def adapt(cfg: Config) -> Path:
         if stored:
             stored.agree(record)
         pl.seed_everything(cfg["seed"], verbose=False)
-        network = create_model(**description["model"])
-        network.load_state_dict(state)
-        described = {**description, "plan": plan.to_dict()}
-        site = Site(cfg, RunPart(run, stored or record), network, described, prepared, stored is not None)
+        network = rebuild(partial(create_model, **told.arguments), state, base, arguments["name"])
+        planned = {**description, "plan": plan.to_dict()}
+        site = Site(cfg, RunPart(run, stored or record), network, planned, prepared, stored is not None)
         found = fit_scales(site, split["train"]) if method == "skip_scale" else fit_part(site, split["train"], state)
         facts = {"dataset": dataset.name, "seed": cfg["seed"], "cases": len(split["train"]), **found[2]}
         origin = {"path": str(base), "fingerprint": fingerprint, "model": description["model"]["name"]}
@@ -137,7 +137,6 @@ class Site:
 
     def begin(self) -> None:
         """The first write."""
-        keep_account(self.part.run.path, OWN_FILES)
         begin(self.part.run, self.part.record, self.cfg, resumed=self.resumed)
 
 
@@ -174,11 +173,12 @@ def fit_scales(site: Site, ids: Sequence[str]) -> Found:
     site.begin()
     found = calibrate(
         network,
-        lambda model: float(np.nanmean(judge.dice(task))),
+        lambda model: float(np.nanmean(judge.dice(task) or np.nan)),
         grid=scores["grid"],
         mode=scores["mode"],
         tolerance=scores["tolerance"],
     )
+    site.part.begun()
     print(f"medseg: factors, finest first: {list(found.per_level)}; Dice {found.before:.4f} -> {found.after:.4f}")
     total = sum(parameter.numel() for parameter in network.parameters())
     facts = {"before": found.before, "after": found.after, "trained_parameters": 0, "parameters": total}
@@ -194,7 +194,7 @@ def compare_held_out(cfg: Config, run: RunFolder, base: Path, dataset: Segmentat
     for name, adapter in (("before", None), ("after", run.path / "adapter")):
         settings = {key: cfg["trainer"][key] for key in ("device", "precision", "threads")}
         predictor = Predictor.from_pretrained(base, adapter=adapter, **settings)
-        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"], own_folder=True)
+        files = predict_cases(predictor, cases, run.path / name, progress=cfg["trainer"]["progress"])
         report = evaluate_predictions(predictor, dataset, cases, files, progress=False)
         means = report.summary()
         write_json(run.path / f"{name}.json", means["foreground_mean"])

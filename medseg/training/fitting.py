@@ -10,9 +10,8 @@ import pytorch_lightning as pl
 
 from medseg.data.catalogue import resolve_dataset
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.fingerprint import make_fingerprint
-from medseg.data.plan import Plan, make_plan
-from medseg.data.prepare import PreparedDataset, prepare
+from medseg.data.plan import Plan
+from medseg.data.prepare import PreparedDataset, plan_dataset, prepare
 from medseg.data.sampling import check_whole
 from medseg.data.splits import Split, limit_training
 from medseg.inference.memory import activation_bytes
@@ -27,7 +26,7 @@ from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices, require_room
 from medseg.training.pretrained import load_pretrained
 from medseg.training.report import report_folds, report_validation
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.setup import (
     check_model,
@@ -67,6 +66,7 @@ def fit(cfg: Config) -> Path:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
     cfg = TrainSettings.of(cfg).to_config()
+    check_run_dir(cfg["run_dir"], cfg["data"]["path"], cfg["pretrained"])
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "train", cfg)
@@ -89,6 +89,8 @@ def fit(cfg: Config) -> Path:
             training = FoldTraining(cfg, part, dataset, prepared, plan, target, splits[fold], fold, stored is not None)
             if number == 0:
                 training.check_cases([splits[fold] for fold in folds])
+                for later in parts[1:] if stored else ():
+                    later.newest_checkpoint()
                 begin(run, part.record, cfg, resumed=stored is not None)
             training.run()
         if len(folds) > 1:
@@ -126,13 +128,7 @@ def make_record(
 
 def plan_training(dataset: SegmentationDataset, cfg: Config) -> Plan:
     """The plan of a dataset: from ``plan.file`` if given, else made from its fingerprint, with the user's overrides."""
-    overrides = dict(cfg["plan"])
-    file = overrides.pop("file", None)
-    if file:
-        return Plan.load(file).override(**overrides)
-    device = make_profile(cfg["trainer"]).device.type
-    fingerprint = make_fingerprint(dataset, workers=cfg["data"]["workers"], cache_dir=cfg["cache_dir"])
-    return make_plan(fingerprint, device=device, slices=cfg["data"].get("slices"), **overrides)
+    return plan_dataset(dataset, cfg, make_profile(cfg["trainer"]).device.type)
 
 
 class FoldTraining:

@@ -100,7 +100,8 @@ class TrainingData(pl.LightningDataModule):
                 written="The last checkpoint is kept.",
             ) from error
         finally:
-            end_workers()
+            for child in end_workers():
+                child.join()
 
 
 class WatchedLoader(DataLoader):
@@ -150,10 +151,12 @@ def _serve(worker: int) -> None:
     ignore_stop_signals()
 
 
-def end_workers() -> None:
+def end_workers() -> list[multiprocessing.process.BaseProcess]:
     """Kill the children of this process: no other signal reaches one that was stopped, and there is nothing to lose."""
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    for child in children:
         child.kill()
+    return children
 
 
 class CaseWatch:

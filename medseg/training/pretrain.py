@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from medseg.data.catalogue import find_dataset, resolve_dataset
 from medseg.data.dataset import Case
 from medseg.data.keys import content_key
-from medseg.data.outputs import check_outputs, keep_account
 from medseg.data.plan import Plan
 from medseg.data.splits import read_splits
 from medseg.data.unlabelled import at_least_two, find_images, is_labelled, plan_images, source_ids
 from medseg.data.views import ViewDataset
 from medseg.device import DeviceProfile
 from medseg.errors import UsageError
-from medseg.io.model_folder import DESCRIPTION, WEIGHTS
 from medseg.losses.barlow_twins import barlow_twins_loss
 from medseg.models import create_model
 from medseg.settings.training_verbs import PretrainSettings
@@ -29,17 +27,23 @@ from medseg.training.fitting import plan_training
 from medseg.training.loader import TrainingData, choose_loader_workers
 from medseg.training.loop import TrainingLoop
 from medseg.training.memory import memory_suffices
-from medseg.training.pretrained import ENCODER, encoder_of, save_pretrained
+from medseg.training.pretrained import encoder_of, save_pretrained
 from medseg.training.report import draw_curve
-from medseg.training.run_folder import RunFolder
+from medseg.training.run_folder import RunFolder, check_run_dir
 from medseg.training.run_record import RunRecord, begin, open_record
 from medseg.training.schedule import Budget
-from medseg.training.setup import choose_folds, fit_patch, make_budget, make_folds, make_profile, model_arguments
+from medseg.training.setup import (
+    choose_folds,
+    fit_patch,
+    lasting_arguments,
+    make_budget,
+    make_folds,
+    make_profile,
+    model_arguments,
+)
 from medseg.training.task import TrainingTask
 
 Config = Mapping[str, Any]
-RUN_FILES = ("config.json", "plan.json", "progress.png")
-OWN_FILES = (*RUN_FILES, f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{DESCRIPTION}")
 
 
 def pretrain_command(cfg: Config) -> int:
@@ -61,8 +65,7 @@ def pretrain(cfg: Config) -> Path:
         MedsegError: unusable data or settings; `Interrupted` after a signal, with the state saved.
     """
     cfg = PretrainSettings.of(cfg).to_config()
-    if not cfg["resume"]:  # which says that the folder is a run's
-        check_outputs(cfg["run_dir"], OWN_FILES, [cfg["data"]["path"]])
+    check_run_dir(cfg["run_dir"], cfg["data"]["path"])
     run = RunFolder(cfg["run_dir"])
     with run.lock(), memory_suffices():
         stored = open_record(run, "pretrain", cfg)
@@ -84,14 +87,13 @@ def pretrain(cfg: Config) -> Path:
         views = f"views of {list(plan.patch_size)}, batch {data.dataset.batch_size}"
         print(f"medseg: {size}; {len(cases)} images, {views}; {profile}", flush=True)
         loop = TrainingLoop(cfg["trainer"], RunPart(run, stored or record), task, data, resumed=stored is not None)
-        keep_account(run.path, RUN_FILES)
         begin(run, stored or record, cfg, resumed=stored is not None)
         facts = loop.run()
         draw_curve(run)
         final = task.final_network
         assert isinstance(final, Embedding)
         seen = {"method": "barlow_twins", "dataset": cfg["data"]["name"], "seed": cfg["seed"], **facts}
-        description = {"model": arguments, "plan": plan.to_dict()}
+        description = {"model": lasting_arguments(arguments), "plan": plan.to_dict()}
         seen = {**seen, "views": dict(cfg["views"]), "cases": [case.id for case in cases]}
         return save_pretrained(run.path, final.encoder, {**description, "pretraining": seen})
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from medseg.data.unlabelled import source_ids
 from medseg.errors import UnreadableFile, UsageError, some
+from medseg.inference.description import model_arguments, naming
+from medseg.inference.rebuild import check_finite
 from medseg.io import load_model, save_model
+from medseg.training.setup import lasting_arguments
 
 ENCODER = "encoder"  # folder within a pretraining's run, and the attribute of a model
 SHOWN = 8  # of the names that do not match
@@ -86,7 +89,13 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
     if not isinstance(facts, dict) or not isinstance(description.get("model"), dict):
         fix = "give the run folder of medseg pretrain"
         raise UnreadableFile("is a model, not a pretrained encoder", path=folder, fix=fix)
-    return PretrainedEncoder(folder, state, description["model"], tuple(facts.get("cases", ())))
+    cases = facts.get("cases", [])
+    if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+        raise UnreadableFile("model.json: pretraining.cases are no names", path=folder, fix="pretrain again")
+    with naming(folder):
+        arguments = model_arguments(lasting_arguments(description["model"]))
+    check_finite(state, folder)
+    return PretrainedEncoder(folder, state, arguments, tuple(cases))
 
 
 def save_pretrained(run: Path, encoder: nn.Module, description: Mapping[str, Any]) -> Path:

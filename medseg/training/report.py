@@ -13,6 +13,7 @@ from medseg.inference import Predictor, predict_cases
 from medseg.inference.postprocess import postprocess
 from medseg.inference.postprocess_choice import CaseMaps, choose_postprocessing
 from medseg.io import LabelCoding, atomic_path, load_model, read_json, read_labels, save_model, write_json, write_labels
+from medseg.text import for_figure
 from medseg.training.run_folder import RunFolder
 
 
@@ -38,7 +39,7 @@ def report_validation(
         tta=settings["tta"],
     )
     cases = [dataset.case(case) for case in ids]
-    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"], own_folder=True)
+    files = predict_cases(predictor, cases, run.validation, progress=settings["progress"])
     single = all(len(values) == 1 for values in predictor.target.classes.values())
     # Operations know label values: in a map of regions they would tear holes into the regions around.
     operations = postprocess_validation(run, dataset, cases, files) if single else []
@@ -136,7 +137,9 @@ def draw_curve(run: RunFolder) -> None:
         twin = axes.twinx()
         for name in [str(column) for column in log if str(column).startswith("val/")]:
             marker, width = ("o", 2) if name == "val/dice" else ("", 1)
-            twin.plot(scored["step"], scored[name], label=name.removeprefix("val/"), marker=marker, lw=width, ms=3)
+            twin.plot(
+                scored["step"], scored[name], label=for_figure(name.removeprefix("val/")), marker=marker, lw=width, ms=3
+            )
         twin.set(ylabel="validation Dice", ylim=(0, 1))
         twin.legend(loc="center right")
     axes.legend(loc="lower left")

@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from medseg.data.outputs import check_outputs
 from medseg.errors import ResourceError, UsageError
+from medseg.io.model_folder import DESCRIPTION
 
 OTHER_FOLDER = "choose another run_dir="
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a link or a pipe is not followed
@@ -48,26 +50,27 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Make the folder, and refuse a second run in it; the lock goes with the process, however it ends.
 
-        A folder in which nothing was written is removed again.
+        Where no run was begun, neither the lock nor folders that were made for it stay.
 
         Raises:
             UsageError: another run holds it, or its lock is no file of ours.
             ResourceError: it cannot be made or written.
         """
-        missing = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        lock = self.path / ".lock"
+        made = [path for path in (lock, self.path, *self.path.absolute().parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = self._hold(self.path / ".lock")
+            handle = self._hold(lock)
         except OSError as error:
             problem = f"the run folder cannot be written: {error.strerror}"
             raise ResourceError(problem, path=self.path, fix=OTHER_FOLDER) from error
         try:
             yield
         finally:
-            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-                with contextlib.suppress(OSError):
-                    (self.path / ".lock").unlink()
-                    for folder in missing:
+            if lock in made and not self.record.exists():
+                with contextlib.suppress(OSError):  # a folder that is not empty stays
+                    lock.unlink()
+                    for folder in made[1:]:
                         folder.rmdir()
             os.close(handle)
 
@@ -87,3 +90,16 @@ class RunFolder:
             if path.exists() and os.path.samestat(os.fstat(handle), path.lstat()):
                 return handle
             os.close(handle)  # its owner removed it between the two calls
+
+
+def check_run_dir(run_dir: str | Path, *read: str | Path | None) -> None:
+    """Refuse a run in what it reads, or among a dataset's files; what a run's folder holds is its record's to judge.
+
+    Args:
+        run_dir: as given.
+        read: dataset, and models that it begins with; None are passed over.
+
+    Raises:
+        UsageError, ResourceError: as `medseg.data.outputs.check_outputs`.
+    """
+    check_outputs(run_dir, [DESCRIPTION], read, ours_only=False)

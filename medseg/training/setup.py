@@ -18,7 +18,7 @@ from medseg.blocks.encoders import NamedEncoder
 from medseg.data.augment import make_augmentation
 from medseg.data.check_landmarks import APART
 from medseg.data.dataset import SegmentationDataset
-from medseg.data.plan import NEVER_MIRRORED, Plan
+from medseg.data.plan import NEVER_MIRRORED, Plan, check_stages
 from medseg.data.prepared import PreparedDataset
 from medseg.data.sampling import PatchDataset
 from medseg.data.splits import make_splits
@@ -140,6 +140,8 @@ def model_arguments(settings: Config, plan: Plan, wanted: Config) -> dict[str, A
     given = {key: value for key, value in settings.items() if value is not None}
     if "depth" in given:
         del decided["strides"]
+    elif "strides" in known and "strides" not in given:
+        check_stages(plan)
     return {**{key: value for key, value in decided.items() if key in known}, **given}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_onnx_runtime_computes_the_same(name: str, spatial_dims: int) -> None:
     found = onnx.load_model_from_string(network)
     assert [(entry.domain, entry.version) for entry in found.opset_import] == [("", 18)]
     assert found.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    assert b".py" not in network, "it tells where on this machine the code lies"
+    assert not re.search(rb"\w{6}\.py", network), "it tells where on this machine the code lies"  # weights can be ".py"
 
 
 @pytest.mark.parametrize(("name", "spatial_dims"), model_cases())

@@ -92,7 +92,7 @@ def test_training_refuses_it_and_the_check_finds_it(root: Path, tmp_path: Path, 
 )
 def test_settings_that_cannot_be(root: Path, tmp_path: Path, capsys, word: str, message: str) -> None:
     words = [*word.split(), f"run_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}"]
-    model = "unetpp_paper" if "depth" in word else "unet"
+    model = "unetpp" if "depth" in word else "unet"
     tiny = [each for each in TINY if "model" not in each] if "depth" in word else TINY
     with pytest.raises(SystemExit) as ended:
         main(["train", f"data={root}", f"model={model}", "trainer.threads=1", *tiny, *words])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medseg.cli import main
-from medseg.io import read_json, save_model, write_json
+from medseg.io import load_model, read_json, save_model, write_json
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
@@ -53,6 +53,12 @@ def predict(model: Path, images: Path, *words: str) -> int:
 
 def describe(model: Path, **changes: object) -> None:
     write_json(model / "model.json", {**read_json(model / "model.json"), **changes})
+
+
+def not_finite(model: Path, images: Path) -> None:
+    state, description = load_model(model)
+    next(iter(state.values())).view(-1)[-1] = float("nan")
+    save_model(model, state, description)
 
 
 def incomplete(model: Path, images: Path) -> None:
@@ -103,6 +109,7 @@ def output_is_a_file(model: Path, images: Path) -> None:
 
 
 FAULTS: list[tuple[Callable[[Path, Path], None], int, str]] = [
+    (not_finite, 3, "NaN or infinite weights: "),
     (incomplete, 3, "lacks model.safetensors"),
     (no_model, 3, "not a model folder"),
     (tampered, 5, "SHA-256"),
@@ -133,11 +140,11 @@ def test_one_line_and_the_code_of_the_table(
 @pytest.mark.parametrize(
     ("word", "code", "line"),
     [
-        ("tta_scales=[9]", 2, "tta_scales is [9.0]"),
+        ("tta_scales=[9]", 2, "tta_scales"),
         ("tta_scales=1.5", 2, "tta_scales is 1.5"),
         ("mc_dropout=-1", 2, "mc_dropout is -1"),
         ("window_batch=0", 2, "window_batch is 0"),
-        ("max_vram=plenty", 2, "a size of memory is 'plenty'"),
+        ("max_vram=plenty", 2, "max_vram is 'plenty'"),
         ("uncertainty=mutual_information", 2, "mutual_information needs an ensemble"),
         ("max_ram=1M", 4, "raise max_ram"),
         ("mask=nowhere.nii.gz", 3, "nowhere.nii.gz"),

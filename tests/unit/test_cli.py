@@ -1,11 +1,14 @@
 """The command line: exit codes, one line, the nearest right name; every config composes and fits its part."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from medseg.cli import COMMANDS, main, split_flags
+from medseg.cli import COMMANDS, main, split_flags, trust_no_folder
 from medseg.compose import VERBS, compose, compose_launcher, expand, options
 from medseg.errors import BadDataset, UsageError
 from medseg.models import MODELS
@@ -139,7 +142,7 @@ def test_multirun_runs_every_combination(monkeypatch, capsys):
         main(["train", "-m", "model=unet,unetpp", "seed=0,1", "run_dir=/tmp/sweep"])
     assert stop.value.code == 0
     assert [(c["model"]["name"], c["seed"]) for c in seen] == [
-        ("unet", 0), ("unet", 1), ("unetpp_nnunet", 0), ("unetpp_nnunet", 1)
+        ("unet", 0), ("unet", 1), ("unetpp", 0), ("unetpp", 1)
     ]  # fmt: skip
     assert [c["run_dir"] for c in seen] == [f"/tmp/sweep/{i}" for i in range(4)]
 
@@ -153,3 +156,27 @@ def test_other_errors(monkeypatch, capsys, error, code):
     found, line = code_and_line(capsys, "models")
     assert found == code
     assert ("bug in medseg" in line) == (code == 1)
+
+
+def test_a_foreign_folder_runs_none_of_its_files(tmp_path):
+    for name in ("psutil", "yaml", "hydra", "pydantic", "json", "random"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'a').write({name!r})\n")
+    (tmp_path / "mine.py").write_text("from medseg.models import MODELS\nMODELS.register('mine')(MODELS.get('unet'))\n")
+    words = ["models", "pattern=mine", "plugins=[mine]"]
+    env = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
+    code = f"import sys; from medseg.cli import main; sys.argv[1:] = {words!r}; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_python_m_takes_its_folder_off_the_path_here_and_in_processes_to_come(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    trust_no_folder()
+    assert not {"", str(tmp_path)} & set(sys.path)
+    assert os.environ["PYTHONSAFEPATH"] == "1"

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from medseg.cli import run
 from medseg.compose import compose
 from medseg.errors import UsageError
+from medseg.settings import CLASSES, settings_class, settings_of
+from medseg.settings.keys import verbatim_keys
+
+REQUIRED = {
+    "predict": ["model=m", "input=i", "output=o"],
+    "evaluate": ["predictions=p", "references=r"],
+    "adapt": ["model=m"],
+    "export": ["model=m", "output=o"],
+}
 
 
 def test_paths_may_hold_what_hydras_grammar_reserves():
@@ -14,6 +24,62 @@ def test_paths_may_hold_what_hydras_grammar_reserves():
     assert [config[key] for key in ("model", "input", "output")] == [odd] * 3
     assert compose("train", [f"data.split_file={odd}"])["data"]["split_file"] == odd
     assert compose("train", [f"run_dir={odd}"])["run_dir"] == odd
+
+
+@pytest.mark.parametrize("verb", list(CLASSES))
+def test_every_path_and_text_is_taken_as_it_stands_and_knows_the_home_folder(verb, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of mine")
+    odd = "~/a=b (1), {d}'s, é [2]"
+    keys = verbatim_keys(settings_class(verb)) - {"evaluate": {"model"}}.get(verb, set())
+    own = [word for word in REQUIRED.get(verb, []) if word.partition("=")[0] not in keys]
+    config = compose(verb, [*own, *(f"{key}={odd}" for key in keys), *(["fix=true"] if verb == "check" else [])])
+    settings = settings_of(verb, config).to_config()
+    for key in keys:
+        assert at(config, key) == odd, key
+        text = key in ("cases", "pattern", "cluster", "stratify", "data.name", "data.test", "data.group_by")
+        assert at(settings, key) == (odd if text else odd.replace("~", "/home/of mine")), key
+
+
+def at(config, key):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def test_a_name_of_something_that_is_there_is_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("[x,y]", "'q'", "null"):
+        (tmp_path / name).mkdir()
+        assert compose("export", [f"model={name}", "output=o"])["model"] == name
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["labels=a:1", "labels=b:2"], r"labels is given 2 times: .*'labels=\{a:1,b:2\}' into quotes"),
+        (["labels=whole:[1", "labels=2]", "labels=inner:[2]"], r"'labels=\{whole:\[1,2\],inner:\[2\]\}' into quotes"),
+        (["confidence=0.9", "confidence=0.95"], "confidence is given 2 times: 0.9 and 0.95. Fix: give it once"),
+        (["labels={a:", "1}"], r"'1\}' is not key=value.*quotes.*'labels=\{a: 1\}'"),
+    ],
+)
+def test_keys_given_twice_and_words_that_the_shell_divided(words, part):
+    with pytest.raises(UsageError, match=part):
+        run(["evaluate", "predictions=p", "references=r", *words])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_word_says_of_a_dataset_wins_over_its_folder(tmp_path, order):
+    data = compose("check", [f"data={tmp_path}", "data.name=mine"][::order])["data"]
+    assert (data["path"], data["name"]) == (str(tmp_path), "mine")
+
+
+def test_the_word_that_is_wrong_is_named_and_not_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "png").mkdir()
+    with pytest.raises(UsageError, match=r"^there is no key 'trainer.max_tim': did you mean 'trainer.max_time'"):
+        compose("train", ["data=png", "trainer.max_tim=1"])
+    with pytest.raises(UsageError, match=r"^data=gif: \(known: .*, or a folder or list of yours"):
+        compose("train", ["data=gif"])
 
 
 def test_lists_null_and_interpolations_keep_their_meaning():

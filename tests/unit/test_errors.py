@@ -51,3 +51,11 @@ def test_nearest_names_what_was_meant_or_what_there_is():
     assert nearest("unetp", ["unet", "unetpp"]) == "did you mean 'unetpp'? (known: unet, unetpp)"
     assert nearest("zzz", ["b", "a"]) == "(known: a, b)"
     assert nearest("x", []) == "(known: )"
+
+
+def test_another_number_is_no_slip_and_a_short_part_is_none() -> None:
+    assert nearest("c00", ["c01", "c04"]) == "(known: c01, c04)"
+    assert nearest("case_1", ["case_10"]) == "(known: case_10)"
+    assert nearest("hd95", ["lesionwise_hd95", "iou"]) == "(known: iou, lesionwise_hd95)"
+    assert nearest("hippo", ["hippocampus", "phantom"]).startswith("did you mean 'hippocampus'?")
+    assert nearest(3, [1, 2]) == "(known: 1, 2)"

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "medseg"
 LAYERS = (
     {"cli"},
-    {"launch", "sweep"},
+    {"help", "launch", "sweep"},
     {"compose"},
     {"evaluate_model"},
     {"training"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"io"},
     {"device"},
     {"registry"},
-    {"errors", "kernels", "configs"},
+    {"errors", "kernels", "configs", "tables", "termination"},
 )
 HEIGHT = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -15,6 +15,7 @@ from medseg.training.schedule import learning_rate_factor
 from medseg.training.setup import make_budget
 
 ADAM = ("unetpp_paper", "att_swin_unet_isic", "barlow_swin_paper", "hybridgnet_paper")
+KERAS = ("unetpp_paper", "barlow_swin_paper")
 RATES = {"unetpp_paper": 3e-4, "att_swin_unet_isic": 1e-4, "barlow_swin_paper": 1e-3, "hybridgnet_paper": 1e-4}
 
 
@@ -30,6 +31,7 @@ def test_papers_with_adam_have_neither_warm_up_nor_average_nor_clipping(name: st
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.defaults["lr"] == RATES[name]
     assert optimizer.defaults["betas"] == (0.9, 0.999)
+    assert optimizer.defaults["eps"] == (1e-7 if name in KERAS else 1e-8)
     assert learning_rate_factor(0.0, config["optimizer"]["schedule"], config["optimizer"]["warmup"]) == 1
     assert not config["trainer"]["ema"]
     assert not config["trainer"]["gradient_clip"]

@@ -18,7 +18,7 @@ def test_every_combination_has_its_words_config_and_folder():
     ]
     assert [(c["model"]["name"], c["seed"], c["run_dir"]) for _, c in jobs[1:3]] == [
         ("unet", 1, "/tmp/my sweep/1"),
-        ("unetpp_nnunet", 0, "/tmp/my sweep/2"),
+        ("unetpp", 0, "/tmp/my sweep/2"),
     ]
 
 

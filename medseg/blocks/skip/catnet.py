@@ -29,8 +29,10 @@ class DenseFeaturePyramid(PyramidOperation):
 
     Per stack, with inputs L_i: T_i = f_i(relu(L_i + sum over coarser j of softmax(a_i)_j up(L_j))), then B_i =
     g_i(relu(L_i + T_i + sum over finer j of softmax(b_i)_j maxpool(T_j))); f and g are 1x1 to C/2, 3x3, 1x1 to C, each
-    normalised. The weights a and b start equal, are shared by the stacks, and are absent where there is one source: 18
-    with five levels. Ours: a 1x1 convolution brings the result back to each level's channels.
+    normalised, and so are the laterals, 1x1 convolutions that bring each level to C channels (in the official
+    configurations, with synchronised batch normalisation; here `norm`). The weights a and b start equal, are shared by
+    the stacks, and are absent where there is one source: 18 with five levels. Ours: a 1x1 convolution brings the
+    result back to each level's channels.
 
     Args:
         spatial_dims: 2 or 3.
@@ -57,7 +59,7 @@ class DenseFeaturePyramid(PyramidOperation):
         super().__init__()
         width, levels = min(channels) if width is None else width, len(channels)
         check_counts(width=width, stacks=stacks, reduction=reduction)
-        self.laterals = nn.ModuleList(conv(spatial_dims, c, width, kernel=1) for c in channels)
+        self.laterals = nn.ModuleList(nn.Sequential(*conv_norm(spatial_dims, c, width, 1, norm)) for c in channels)
         self.project = nn.ModuleList(conv(spatial_dims, width, c, kernel=1) for c in channels)
         self.down, self.up = (
             nn.ModuleList(
@@ -136,9 +138,14 @@ def bottleneck(spatial_dims: int, width: int, reduction: int, norm: str) -> nn.S
     shapes = ((width, hidden, 1), (hidden, hidden, 3), (hidden, width, 1))
     layers: list[nn.Module] = []
     for inputs, outputs, kernel in shapes:
-        layers.append(conv(spatial_dims, inputs, outputs, kernel=kernel, bias=norm == "none"))
-        layers.append(make_norm(norm, spatial_dims, outputs))
+        layers += conv_norm(spatial_dims, inputs, outputs, kernel, norm)
     return nn.Sequential(*layers)
+
+
+def conv_norm(spatial_dims: int, inputs: int, outputs: int, kernel: int, norm: str) -> list[nn.Module]:
+    """A convolution and its normalisation; a bias only where there is none."""
+    convolution = conv(spatial_dims, inputs, outputs, kernel=kernel, bias=norm == "none")
+    return [convolution, make_norm(norm, spatial_dims, outputs)]
 
 
 def _weights(sources: Iterable[int]) -> nn.ParameterDict:

@@ -27,6 +27,7 @@ class MultiDilatedSkip(SkipEdit):
         layers: the receptive field is 2^(layers + 1) - 1 voxels per axis.
         max_dilation: upper limit, one number or one per axis. None: no limit.
         norm: see `medseg.blocks.norm.make_norm`.
+        pre_activation: D3Net's order (normalise, activate, convolve, raw sums) instead of TD3Net's.
 
     Raises:
         ValueError: `growth` or `layers` is not at least 1.
@@ -42,13 +43,14 @@ class MultiDilatedSkip(SkipEdit):
         layers: int = 3,
         max_dilation: int | Sequence[int] | None = None,
         norm: str = "instance",
+        pre_activation: bool = False,
     ) -> None:
         super().__init__()
         growth = max(1, channels // 4) if growth is None else growth
         check_counts(growth=growth, layers=layers)
         self.block = MultiDilatedDenseBlock(
             channels, growth, layers=layers, spatial_dims=spatial_dims,
-            max_dilation=max_dilation, norm=norm,
+            max_dilation=max_dilation, norm=norm, pre_activation=pre_activation,
         )  # fmt: skip
         self.project = conv(spatial_dims, self.block.out_channels, channels, kernel=1)
 

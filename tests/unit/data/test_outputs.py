@@ -11,6 +11,7 @@ import pytest
 
 from medseg.data.outputs import check_outputs, keep_account, same_names
 from medseg.errors import ResourceError, UsageError
+from medseg.evaluation.command import check_report_folder
 from medseg.io import write_json, write_text
 from medseg.io.ledger import LEDGER
 
@@ -138,9 +139,19 @@ def test_the_folders_of_a_dataset(tmp_path: Path, name: str, below: str) -> None
         return  # two folders down nothing looks for images any more
     with pytest.raises(UsageError, match="the images or labels of a dataset"):
         check_outputs(tmp_path / name / below, ["a.png"], [])
-    keep_account(tmp_path / "segmentations", ["a.png"])
-    (tmp_path / "segmentations" / "a.png").write_bytes(b"ours, of another run")
+    keep_account(tmp_path / "segmentations", ["a.json"])
+    write_json(tmp_path / "segmentations" / "a.json", 1)
+    (tmp_path / "segmentations" / "a.png").write_bytes(b"of a shard that runs beside")
     check_outputs(tmp_path / "segmentations", ["b.png"], [])
+
+
+def test_a_report_about_predictions_whose_folder_is_called_like_labels(tmp_path: Path) -> None:
+    (tmp_path / "segmentations").mkdir()
+    (tmp_path / "segmentations" / "a.png").write_bytes(b"of another tool")
+    for output in (tmp_path / "segmentations" / "evaluation", tmp_path / "segmentations"):
+        assert check_report_folder(output, tmp_path / "segmentations", tmp_path / "references") == output
+        with pytest.raises(UsageError, match="the images or labels of a dataset"):
+            check_report_folder(output, tmp_path / "others", tmp_path / "references")
 
 
 def test_homes_of_models_and_what_is_no_folder(tmp_path: Path) -> None:
@@ -159,8 +170,10 @@ def test_a_ledger_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("the user's")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LEDGER).symlink_to(tmp_path / "precious")
+    keep_account(tmp_path / "out", ["a.json"])
     with pytest.raises(ResourceError, match="cannot be written"):
-        keep_account(tmp_path / "out", ["a.json"])
+        write_json(tmp_path / "out" / "a.json", 1)
+    assert not (tmp_path / "out" / "a.json").exists()
     assert (tmp_path / "precious").read_text() == "the user's"
 
 

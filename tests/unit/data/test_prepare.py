@@ -283,7 +283,7 @@ def test_keys_follow_what_changes_voxels_only(dataset, plan):
 
 def test_workers_change_nothing(tmp_path, dataset, plan):
     one = prepared_in(tmp_path, dataset, plan)
-    two = prepare(dataset, plan, one.ids, cache_dir=tmp_path / "two", workers=2, progress=False)
+    prepare(dataset, plan, one.ids, cache_dir=tmp_path / "two", workers=2, progress=False)
     for path in sorted(one.folder.rglob("*.npy")):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "cache")).read_bytes()
 

@@ -1,6 +1,7 @@
 """What can be evaluated: two files, a table of pairs, other label values, probabilities; groups and patients."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medseg.cli import main
-from medseg.errors import BadDataset, BadLabels, BadVoxels, UsageError
+from medseg.errors import BadDataset, BadGeometry, BadLabels, BadVoxels, UsageError
 from medseg.evaluation import Evaluator, evaluate_folders
 from medseg.io import Geometry, Volume, write_labels, write_volume
 
@@ -141,8 +142,72 @@ def test_probabilities_beside_the_predictions(folders):
     assert not report.extra
     assert [result.scores["1"]["brier"] for result in report.results] == [0.0] * 6
     (folders / "pred" / "c0_probabilities.nii.gz").unlink()
-    with pytest.raises(UsageError, match="needs probabilities"):
+    with pytest.raises(BadDataset, match=r"case c0, .*expected c0_probabilities.nii.gz beside its prediction"):
         evaluate_folders(folders / "pred", folders / "ref", metrics=["ece"], progress=False)
+    listed = evaluate_folders(folders / "pred", folders / "ref", metrics=["ece"], on_error="skip", progress=False)
+    assert [case.id for case in listed.skipped] == ["c0"]
+    (folders / "pred" / "c0.nii.gz").unlink()  # no prediction at all: the worst value
+    report = evaluate_folders(folders / "pred", folders / "ref", metrics=["brier"], progress=False)
+    assert report.results[0].scores["1"]["brier"] == 1
+    save(folders / "pred" / "c1_probabilities.nii", channels, np.float32)
+    with pytest.raises(BadDataset, match=r"c1_probabilities.nii and c1_probabilities.nii.gz are of one case"):
+        evaluate_folders(folders / "pred", folders / "ref", metrics=["brier"], progress=False)
+
+
+def placed(channels, *, flips=(), shift=0.0, spacing=1):
+    """The same probabilities (K, *S) in the same place, stored with flipped axes; or moved, or on a finer grid."""
+    affine = np.eye(4)
+    for axis in flips:
+        channels = np.flip(channels, axis + 1)
+        affine[axis, 3], affine[axis, axis] = channels.shape[axis + 1] - 1, -1
+    affine[0, 3] += shift
+    if spacing != 1:
+        channels = channels.repeat(2, axis=1)
+        affine[0, 0], affine[0, 3] = 0.5, -0.25
+    return Volume(np.ascontiguousarray(channels, np.float32), Geometry(channels.shape[1:], affine))
+
+
+@pytest.mark.parametrize("how", [{"flips": (0,)}, {"flips": (0, 2)}, {"shift": 2.0}, {"spacing": 0.5}])
+def test_probabilities_are_matched_by_their_place_not_by_their_shape(tmp_path, how):
+    save(tmp_path / "ref" / "a.nii.gz", cube())
+    save(tmp_path / "pred" / "a.nii.gz", cube())
+    shares = np.stack([1 - cube(), cube()]) * 0.9 + 0.05
+    write_volume(tmp_path / "pred" / "a_probabilities.nii.gz", placed(shares, **how))
+    settings = {"metrics": ["brier"], "progress": False}
+    with pytest.raises(BadGeometry, match=r"case a, .*a_probabilities.nii.gz: .*grids.* set resample=nearest"):
+        evaluate_folders(tmp_path / "pred", tmp_path / "ref", **settings)
+    report = evaluate_folders(tmp_path / "pred", tmp_path / "ref", resample="nearest", **settings)
+    moved = 2 * 2 * 36 * (0.95**2 - 0.05**2) / 12**3 if "shift" in how else 0.0  # two layers on either side are wrong
+    edge = 2 * 144 * 0.05**2 / 12**3 if "shift" in how else 0.0  # beyond the image is background for sure
+    assert report.results[0].scores["1"]["brier"] == pytest.approx(0.05**2 + moved - edge, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda shares: shares * 10 - 5, r"the probabilities are in -4.5 to 4.5 \(must be 0 to 1"),
+        (lambda shares: shares * 0.9, r"of labels \[0, 1\] add up to 0.9 in a voxel \(must be 1\)"),
+        (lambda shares: np.concatenate([shares[:1], shares[1:] * 0 + 0.9]), r"add up to 1.85 in a voxel"),
+        (
+            lambda shares: np.moveaxis(shares, 3, 0),
+            "with their channels first.*channels as the last axis",
+        ),
+        (lambda shares: np.where(shares > 0.5, np.inf, shares), "NaN or infinite"),
+    ],
+)
+def test_what_are_no_probabilities(tmp_path, capsys, change, message):
+    save(tmp_path / "ref" / "a.nii.gz", cube())
+    save(tmp_path / "pred" / "a.nii.gz", cube())
+    shares = np.stack([1 - cube(), cube()]) * 0.9 + 0.05
+    file = tmp_path / "pred" / "a_probabilities.nii.gz"
+    save(file, np.moveaxis(change(shares), 0, -1), np.float32)
+    words = [f"predictions={tmp_path / 'pred'}", f"references={tmp_path / 'ref'}", "metrics=[ece]"]
+    assert evaluate(*words, f"output={tmp_path / 'out'}") in (2, 3)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, line)
+    assert "a_probabilities.nii.gz" in line
+    save(file, np.moveaxis(shares, 0, -1), np.float32)
+    assert evaluate(*words, f"output={tmp_path / 'out'}") == 0
 
 
 @pytest.fixture

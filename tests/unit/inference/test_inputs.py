@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medseg.compose import compose
-from medseg.errors import BadDataset, BadGeometry, BadVoxels, UsageError
+from medseg.errors import BadDataset, BadGeometry, BadVoxels, PartialFailure, UnreadableFile, UsageError
 from medseg.inference import predict_cases
 from medseg.inference.inputs import find_cases, take_shard
 from medseg.io import Geometry, Volume, read_labels
@@ -175,3 +175,114 @@ def test_shards_divide_the_cases() -> None:
 def test_shards_that_are_none(shard: str) -> None:
     with pytest.raises(UsageError, match="expected i/n, from 1/n to n/n"):
         take_shard(["a"], shard)
+
+
+NUMBERED = [  # files, channels of the model -> cases with the numbers of their files
+    (["a_0000"], 1, {"a": ["a_0000"]}),
+    (["a_0001"], 1, {"a_0001": ["a_0001"]}),
+    (["a_0001"], 2, {"a_0001": ["a_0001"]}),
+    (["a_0001", "a_0002"], 1, {"a_0001": ["a_0001"], "a_0002": ["a_0002"]}),
+    (["a_0000", "a_0001"], 1, {"a_0000": ["a_0000"], "a_0001": ["a_0001"]}),
+    (["a_0000", "a_0001"], 2, {"a": ["a_0000", "a_0001"]}),
+    (["a_0000", "a_0002"], 2, {"a": ["a_0000", "a_0001"]}),  # a_0001 is not there, which reading says
+    (["a_0001", "a_0002"], 2, {"a": ["a_0000", "a_0001"]}),
+    (["a_0000", "a_0002"], 3, {"a": ["a_0000", "a_0001", "a_0002"]}),
+    (["a_0000", "b_0000", "b_0001"], 2, {"a": ["a_0000"], "b": ["b_0000", "b_0001"]}),
+    (["a", "a_0001"], 1, {"a": ["a"], "a_0001": ["a_0001"]}),
+]
+
+
+@pytest.mark.parametrize(("names", "channels", "cases"), NUMBERED, ids=str)
+def test_numbered_files_are_channels_or_cases_but_never_another_channel(
+    tmp_path: Path, names: list[str], channels: int, cases: dict[str, list[str]]
+) -> None:
+    for name in names:
+        save_nifti(tmp_path / f"{name}.nii.gz", blob(4, 4, 4))
+    found = find_cases(tmp_path, channels)
+    assert {case.id: [path.name.removesuffix(".nii.gz") for path in case.images] for case in found} == cases
+    for name in names:  # each alone: no two of them may have one name for their outputs
+        assert len(find_cases(tmp_path / f"{name}.nii.gz", channels)) == 1
+    if len(names) > 1 and channels == 1 and "_0000" not in names[0]:
+        alone = [find_cases(tmp_path / f"{name}.nii.gz", channels)[0].id for name in names]
+        assert len(set(alone)) == len(names)
+
+
+def test_a_gap_among_channels_is_refused_by_its_name(tmp_path: Path, threshold_predictor: Callable) -> None:
+    for name in ("good_0000", "good_0001", "gap_0000", "gap_0002"):
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz", blob(8, 9, 10))
+    two = {"channel_names": ["T1", "T2"], "normalization": [{"scheme": "none"}] * 2}
+    with pytest.raises(PartialFailure, match=r"1 of 2 cases failed: gap: cannot be read: No such file") as error:
+        predict_cases(threshold_predictor(**two), find_cases(tmp_path / "in", 2), tmp_path / "out", progress=False)
+    assert error.value.exit_code == 6
+    assert (tmp_path / "out" / "good.nii.gz").is_file()
+    with pytest.raises(UnreadableFile, match=r"gap_0001\.nii\.gz"):
+        threshold_predictor(**two).predict(next(c for c in find_cases(tmp_path / "in", 2) if c.id == "gap"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_other_libraries_are_what_their_files_are(
+    tmp_path: Path, threshold_predictor: Callable, channels: int
+) -> None:
+    import SimpleITK
+
+    mask = blob(8, 9, 10).astype(np.int16)
+    affine = np.array([[0, -1.5, 0, 3], [1, 0, 0, -20], [0, 0, 2, 7], [0, 0, 0, 1.0]])
+    voxels = mask if channels == 1 else np.stack([mask] * 3, axis=3)
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii.gz")
+    colours = {"channel_names": list("RGB"), "normalization": [{"scheme": "none"}] * 3} if channels == 3 else {}
+    predictor = threshold_predictor(**colours)
+    expected = predictor.predict(tmp_path / "a.nii.gz")
+    itk = SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))
+    itk = itk if channels == 1 else SimpleITK.Compose([itk[..., n] for n in range(3)])
+    for given in (image, nib.load(tmp_path / "a.nii.gz"), nib.Nifti2Image(voxels, affine), itk):
+        found = predictor.predict(given)
+        assert np.array_equal(found.labels, expected.labels)
+        assert np.array_equal(found.geometry.affine, expected.geometry.affine)
+        found.save(tmp_path / "b.nii.gz")
+        assert np.array_equal(nib.load(tmp_path / "b.nii.gz").affine, affine)
+    if channels == 1:
+        old = nib.MGHImage(mask, affine)
+        assert np.array_equal(predictor.predict(old).geometry.affine, expected.geometry.affine)
+
+
+def test_what_is_no_image_is_refused_in_one_line(threshold_predictor: Callable) -> None:
+    import torch
+
+    predictor = threshold_predictor()
+    for source in (torch.zeros(8, 8, 8), None, 3, [], [np.zeros((8, 8, 8))], {"image": "a.nii.gz"}, b"a.nii.gz"):
+        with pytest.raises(UsageError, match=r"cannot be predicted .taken are a path") as error:
+            predictor.predict(source)
+        assert "\n" not in str(error.value)
+    # What the line advises.
+    assert predictor.predict(torch.zeros(8, 8, 8).numpy(), spacing=(1, 1, 1)).labels.shape == (8, 8, 8)
+    with pytest.raises(UsageError, match="mask is a Tensor"):
+        predictor.predict(np.zeros((8, 8, 8)), spacing=(1, 1, 1), mask=torch.ones(8, 8, 8))
+    for image, line in (
+        (nib.Nifti1Image(np.zeros((8, 8, 8), np.complex64), np.eye(4)), "complex64"),
+        (nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.diag([1e6, 1, 1, 1])), "spacing is"),
+        (nib.Nifti1Image(np.zeros((8, 8, 8, 2, 2), np.float32), np.eye(4)), "has the dimensions"),
+    ):
+        with pytest.raises((BadVoxels, BadGeometry), match=line):
+            predictor.predict(image)
+
+
+def test_a_segmentation_is_not_saved_onto_what_it_was_made_from(
+    tmp_path: Path, threshold_predictor: Callable, write_series: Callable
+) -> None:
+    path = save_nifti(tmp_path / "in" / "a.nii.gz", blob(8, 9, 10))
+    (tmp_path / "link.nii.gz").symlink_to(path)
+    before = path.read_bytes()
+    segmentation = threshold_predictor().predict(path)
+    for bad in (path, tmp_path / "link.nii.gz", tmp_path / "in" / ".." / "in" / "a.nii.gz"):
+        with pytest.raises(UsageError, match="made from"):
+            segmentation.save(bad)
+        with pytest.raises(UsageError, match="made from"):
+            segmentation.save(tmp_path / "b.nii.gz", uncertainty=bad)
+    assert path.read_bytes() == before
+    segmentation.save(tmp_path / "in" / "a_seg.nii.gz")
+    slices = write_series(tmp_path / "ct", np.zeros((3, 8, 8), np.int16))
+    made = threshold_predictor().predict(tmp_path / "ct")
+    with pytest.raises(UsageError, match="made from"):
+        made.save(tmp_path / "b.nii.gz", dicom_seg=slices[0])

@@ -26,6 +26,7 @@ from medseg.inference.memory import MemoryNeed
 from medseg.inference.pipeline import PreparedCase, overlapped
 from medseg.inference.record import Record, record_path
 from medseg.io import read_json, save_model
+from medseg.io.ledger import LEDGER
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
@@ -220,7 +221,8 @@ def test_shards_of_a_job_share_a_folder(run: tuple[Path, Path], tmp_path: Path) 
     (run[1] / "b.nii.gz").unlink()
     assert [predict(*words, f"shard={n}/3") for n in (1, 2, 3)] == [0, 0, 0]
     expected = {"a.nii.gz", "c.nii.gz", "predictions_1_of_3.json", "predictions_2_of_3.json"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected | {LEDGER}
+    assert [predict(*words, f"shard={n}/3") for n in (1, 2, 3)] == [0, 0, 0]
     assert predict(*words, "shard=4/3") == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from medseg.compose import compose, load_config, options, used_groups
 from medseg.errors import UsageError
 from medseg.settings import CLASSES, settings_of
+from medseg.settings.launcher_group import LauncherSettings
 
 REQUIRED = {
     "predict": ["model=m", "input=i", "output=o"],
@@ -124,7 +126,8 @@ def test_no_value_of_any_key_ends_in_a_traceback(verb: str) -> None:
                 told = refused(verb, with_value(config, path, value))
                 if told is not None:
                     named = any(word in told for word in (*path, str(value)))
-                    assert named and "\n" not in told, f"{path} {kind}: {told}"
+                    assert named, f"{path} {kind}: {told}"
+                    assert "\n" not in told
                 elif must_be_refused(path, default, kind):
                     wrongly.append(f"{'.'.join(path)}={value!r} ({config.get(group, {})})"[:150])
     assert tried > 40
@@ -137,3 +140,16 @@ def test_shipped_values_are_accepted_and_stay_what_they_are(verb: str) -> None:
         if group == "data" and config["data"]["path"] == "???":
             config["data"].update(name="mine", path="folder")
         assert settings_of(verb, config).to_config() == config, (verb, group)
+
+
+@pytest.mark.parametrize("option", options("hydra/launcher"))
+def test_no_value_of_a_launcher_ends_in_a_traceback(option: str) -> None:
+    shipped = load_config(f"hydra/launcher/{option}.yaml")
+    assert LauncherSettings.of(shipped).to_config() == shipped
+    for key, kind in itertools.product(shipped, ("text", "truth", "negative", "huge", "nan", "empty", "nested")):
+        try:
+            LauncherSettings.of({**shipped, key: WRONG[kind]}, "hydra.launcher")
+        except UsageError as error:
+            assert str(error).startswith(f"hydra.launcher.{key} is ")  # noqa: PT017
+        else:
+            assert kind == "text" and (shipped[key] is None or isinstance(shipped[key], str))  # noqa: PT018

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from medseg.cli import main
 from medseg.compose import compose
-from medseg.errors import BadDataset, UsageError
+from medseg.errors import BadDataset, Interrupted, UsageError
 from medseg.inference import Predictor
 from medseg.io import find_adapter, load_adapter, load_model, save_onnx
 from medseg.training import fit
@@ -173,11 +175,13 @@ def test_a_refused_run_leaves_the_folder_as_it_was(words, base, tmp_path) -> Non
         adapted(words, base, tmp_path, "fold=all")
     other = tmp_path / "other"
     shutil.copytree(base, other)
-    with pytest.raises(UsageError, match="holds a model"):
+    with pytest.raises(UsageError, match="holds a checkpoint already"):
         adapted(words, base, other)
     assert (base / "config.json").read_bytes() == (other / "config.json").read_bytes() == config
-    with pytest.raises(UsageError, match="resume=true: method is decoder, the run in this folder has None"):
+    with pytest.raises(UsageError, match="resume=true: verb is adapt, the run in this folder has train"):
         adapted(words, base, other, "method=decoder", "resume=true")
+    for name in ("config.json", "run.json"):
+        assert (other / name).read_bytes() == (base / name).read_bytes()
 
 
 def test_the_adapter_names_the_weights_that_were_read_and_goes_on_with_its_own(
@@ -186,19 +190,41 @@ def test_the_adapter_names_the_weights_that_were_read_and_goes_on_with_its_own(
     from medseg.io import model_fingerprint, save_model
     from medseg.training import adapting
 
-    copy, train, before = tmp_path / "base", adapting.train, model_fingerprint(base)
+    copy, run_loop, before = tmp_path / "base", adapting.TrainingLoop.run, model_fingerprint(base)
     shutil.copytree(base, copy, ignore=shutil.ignore_patterns("checkpoints", "validation"))
     state, description = load_model(copy)
 
-    def train_again(*arguments):
+    def train_again(loop):
         save_model(copy, {name: tensor + 1 for name, tensor in state.items()}, description)
-        return train(*arguments)
+        return run_loop(loop)
 
-    monkeypatch.setattr(adapting, "train", train_again)
+    monkeypatch.setattr(adapting.TrainingLoop, "run", train_again)
     run = adapted(words, copy, tmp_path / "run", "method=head")
     assert load_adapter(run)[1]["base"]["fingerprint"] == before
     with pytest.raises(UsageError, match="resume=true: method is decoder, the run in this folder has head"):
         adapted(words, copy, run, "method=decoder", "resume=true")
+    with pytest.raises(BadDataset, match=r"resume=true: base is \w+, the run in this folder has"):
+        adapted(words, copy, run, "method=head", "resume=true")
+    assert adapted(words, base, run, "method=head", "resume=true") == run  # the same weights in another place
+
+
+def test_sigterm_finishes_the_step_and_goes_on_exactly(words, base, tmp_path, monkeypatch) -> None:
+    from medseg.training.task import SegmentationTask
+
+    whole, step = adapted(words, base, tmp_path / "whole", "method=head"), SegmentationTask.training_step
+
+    def told_to_stop(task, batch, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(task, batch, index)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", told_to_stop)
+    with pytest.raises(Interrupted) as stopped:
+        adapted(words, base, tmp_path / "run", "method=head")
+    monkeypatch.undo()
+    assert stopped.value.exit_code == 143
+    run = adapted(words, base, tmp_path / "run", "method=head", "resume=true")
+    for name, tensor in load_adapter(whole)[0].items():
+        assert torch.equal(tensor, load_adapter(run)[0][name])
 
 
 def test_an_adapted_model_is_exported(words, base, tmp_path) -> None:

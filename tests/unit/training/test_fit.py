@@ -125,7 +125,7 @@ def test_all_folds_become_an_ensemble(words, tmp_path, tiny_phantoms):
 
 def test_unetpp_trains_with_all_heads(words, tmp_path):
     kept = [word for word in words if not word.startswith("model.")]
-    run = fit(compose("train", [*kept, f"run_dir={tmp_path / 'pp'}", "model=unetpp", "model.base_channels=4"]))
+    run = fit(compose("train", [*kept, f"run_dir={tmp_path / 'pp'}", "model=unetpp_nnunet", "model.base_channels=4"]))
     assert (run / "model.json").is_file()
 
 
@@ -138,7 +138,7 @@ def test_refusals_before_anything_is_trained(words, tmp_path, unbroken):
 
 def test_a_loss_that_is_nan_stops_with_the_cases(words, tmp_path):
     with pytest.raises(InputRefused, match=r"loss is nan at step \d+, batch of cases \w+"):
-        fit(compose("train", [*words, f"run_dir={tmp_path / 'nan'}", "optimizer.lr=1e30", "trainer.gradient_clip=0.0"]))
+        fit(compose("train", [*words, f"run_dir={tmp_path / 'nan'}", "optimizer.lr=1000", "trainer.gradient_clip=0.0"]))
 
 
 def test_loss_goes_down(words, tmp_path):

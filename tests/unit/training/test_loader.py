@@ -1,7 +1,9 @@
 """The stream of batches, and the case named when a worker is lost."""
 
 import itertools
+import multiprocessing
 import os
+import re
 import signal
 import time
 from types import SimpleNamespace
@@ -9,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from medseg.errors import ResourceError
+from medseg.compose import known_keys
+from medseg.errors import BadVoxels, ResourceError
 from medseg.training.loader import CaseWatch, StepStream, TrainingData, choose_loader_workers
 
 
@@ -42,26 +45,85 @@ class Patches(torch.utils.data.Dataset):
         self.announce(case)
         if case == "c":
             self.fault()
-        return {"case": case}
+        return {"case": case, "image": torch.zeros(1000)}
 
 
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stopped():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def hung():
     time.sleep(600)
 
 
-@pytest.mark.parametrize(("fault", "word"), [(killed, "died"), (hung, "hung")])
-def test_a_lost_worker_is_named_with_its_case(fault, word):
-    data = TrainingData(Patches(fault), workers=1, timeout=2)
+def told_to_stop():
+    """As a scheduler does: the whole group is told, and only the training itself may end."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), signum)
+
+
+def refused():
+    raise BadVoxels("voxel 3 is nan", case="c", path="/d/c.nii")
+
+
+def batches(fault, workers=1):
+    data = TrainingData(Patches(fault), workers=workers, timeout=1.0)
     data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1)
+    return data, iter(data.train_dataloader())
+
+
+@pytest.mark.parametrize(("fault", "word"), [(killed, "died"), (hung, "hung"), (stopped, "hung")])
+def test_a_lost_worker_is_named_with_its_case(fault, word):
+    data, stream = batches(fault)
     start = time.monotonic()
-    with pytest.raises(ResourceError, match=f"{word}.*while reading case c"), data.name_lost_workers():
-        for _ in itertools.islice(data.train_dataloader(), 10):
-            pass
+    with pytest.raises(ResourceError, match=f"{word}.*while reading case c") as lost, data.name_lost_workers():
+        list(itertools.islice(stream, 10))
+    assert lost.value.exit_code == 4
     assert time.monotonic() - start < 60  # not the 600 s of the sleep
+    assert not multiprocessing.active_children()
+    advice = re.search(r"set (data\.\w+)=0", str(lost.value))
+    assert advice[1] in known_keys("train")
+
+
+def test_without_workers_nothing_is_watched_and_no_process_is_started():
+    """What the advice data.loader_workers=0 is for."""
+    _, stream = batches(lambda: None, workers=0)
+    assert [batch["case"] for batch in itertools.islice(stream, 4)] == [["a"], ["b"], ["c"], ["a"]]
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_stopped_between_two_batches_is_noticed():
+    """Batches that it has announced are asked of it one by one: the wait for them has an end, too."""
+    data, stream = batches(lambda: None)
+
+    def stop_after_one():
+        next(stream)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGSTOP)
+        list(itertools.islice(stream, 50))
+
+    with pytest.raises(ResourceError, match="a data worker hung"), data.name_lost_workers():
+        stop_after_one()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_outlive_signals_to_the_whole_group():
+    data, stream = batches(told_to_stop)
+    with data.name_lost_workers():
+        assert len(list(itertools.islice(stream, 7))) == 7
+        stream.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_refusal_in_a_worker_stays_one_line(workers):
+    data, stream = batches(refused, workers)
+    with pytest.raises(BadVoxels) as found, data.name_lost_workers():
+        list(itertools.islice(stream, 5))
+    assert str(found.value).strip() == "case c, /d/c.nii: voxel 3 is nan."
 
 
 def test_other_errors_pass():

@@ -241,7 +241,7 @@ def test_images_that_do_not_fit_together_are_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        (["model=unetpp"], r"model 'unetpp_nnunet' has no encoder of its own\. Fix: choose e\.g\. .*unet"),
+        (["model=unetpp_nnunet"], r"model 'unetpp_nnunet' has no encoder of its own\. Fix: choose e\.g\. .*unet"),
         (["fold=all"], "give its number"),
         (["batch_size=1"], "at least 2"),
         (["+views.crp=1"], "did you mean 'crop'"),
