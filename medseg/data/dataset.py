@@ -169,7 +169,8 @@ def _open_nnunet(root: Path, description: DatasetDescription) -> SegmentationDat
     else:
         training, test = _cases(root, ("imagesTr", "labelsTr"), len(channels), description.file_ending)
     _tell_left_out(root, training)
-    return _dataset(root, description, channels, table, *with_metadata(root, training, test))
+    training, test = with_metadata(root, training, test)
+    return _dataset(root, description, channels, table, training, test)
 
 
 def _tell_left_out(root: Path, training: Sequence[Case]) -> None:
@@ -184,7 +185,8 @@ def _open_decathlon(root: Path, description: DatasetDescription) -> Segmentation
     training = [_listed_case(root, entry, file) for entry in description.training or []]
     test = [_listed_case(root, entry, file) for entry in description.test or []]
     _tell_left_out(root, training)
-    return _dataset(root, description, channels, table, *with_metadata(root, training, test))
+    training, test = with_metadata(root, training, test)
+    return _dataset(root, description, channels, table, training, test)
 
 
 def _open_plain(

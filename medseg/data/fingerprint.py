@@ -191,8 +191,8 @@ class Measure:
     @classmethod
     def of(cls, dataset: SegmentationDataset) -> Measure:
         """For a dataset's cases."""
-        facts = {"labels": dataset.labels, "ignore_label": dataset.ignore_label, "color": dataset.color}
-        return cls(**facts, channels=len(dataset.channel_names), spatial_dims=dataset.spatial_dims)
+        channels = len(dataset.channel_names)
+        return cls(dataset.labels, dataset.ignore_label, channels, dataset.color, dataset.spatial_dims)
 
     @property
     def known(self) -> frozenset[int]:
