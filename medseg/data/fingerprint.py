@@ -191,8 +191,8 @@ class Measure:
     @classmethod
     def of(cls, dataset: SegmentationDataset) -> Measure:
         """For a dataset's cases."""
-        channels, dims = len(dataset.channel_names), dataset.spatial_dims
-        return cls(dataset.labels, dataset.ignore_label, channels, dataset.color, dims)
+        channels = len(dataset.channel_names)
+        return cls(dataset.labels, dataset.ignore_label, channels, dataset.color, dataset.spatial_dims)
 
     @property
     def known(self) -> frozenset[int]:

@@ -146,5 +146,5 @@ def _without(description: dict[str, Any], dataset: SegmentationDataset, broken: 
 
 def _listed_id(entry: Any) -> str:
     """Id of a case in a Decathlon list, as `open_dataset` gives it."""
-    image: Any = entry.get("image", entry.get("images")) if isinstance(entry, dict) else entry
+    image: Any = (entry.get("image") or entry["images"]) if isinstance(entry, dict) else entry
     return stem(Path(image[0] if isinstance(image, list) else image))
