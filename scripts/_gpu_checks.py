@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -116,7 +117,15 @@ class Watch(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, task: Any) -> None:
         """Lightning hook."""
         if trainer.is_global_zero:
-            torch.save([self.losses, self.times, {k: v.cpu() for k, v in task.network.state_dict().items()}], self.path)
+            state = {f"state.{k}": v.cpu().contiguous() for k, v in task.network.state_dict().items()}
+            facts = {"losses": torch.tensor(self.losses), "times": torch.tensor(self.times)}
+            save_file({**facts, **state}, self.path)
+
+    def read(self) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+        """Losses, seconds of the steps, and the weights at the end."""
+        found = load_file(self.path)
+        state = {k.removeprefix("state."): v for k, v in found.items() if k.startswith("state.")}
+        return found["losses"].tolist(), found["times"].tolist(), state
 
 
 def train(setting: Setting, model: str, precision: str, *, devices: int = 1, strategy: str = "auto") -> Training:
@@ -138,14 +147,14 @@ def train(setting: Setting, model: str, precision: str, *, devices: int = 1, str
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
-        watch = Watch(Path(folder) / "watched.pt")
+        watch = Watch(Path(folder) / "watched.safetensors")
         pl.Trainer(
             accelerator="gpu" if cuda else "cpu", devices=devices, strategy=strategy, callbacks=[watch],
             precision=profile.lightning_precision, max_epochs=1, gradient_clip_val=12.0, logger=False,  # type: ignore[arg-type]
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, default_root_dir=folder,
         ).fit(task, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]  # fmt: skip
-        losses, times, state = torch.load(watch.path, weights_only=True)
+        losses, times, state = watch.read()
     peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0
     return Training(losses, statistics.median(times[len(times) // 4 :]), peak, state)
 

@@ -13,7 +13,7 @@ from medseg.evaluation.comparison import Comparison, PairedResult, compare
 from medseg.evaluation.figures import BLUE, GREY, RED, to_png
 from medseg.evaluation.measured import MEASURED, settings_of
 from medseg.evaluation.ranking import SCHEMES, Ranking, rank
-from medseg.evaluation.statistics import ABOUT_CASES, ALPHA, FEWEST, read_table
+from medseg.evaluation.statistics import ALPHA, FEWEST, read_table
 from medseg.io import atomic_path, read_json, write_json, write_text
 from medseg.text import for_figure, for_terminal, to_csv
 
@@ -68,7 +68,7 @@ def read_cases(path: str | Path) -> pd.DataFrame:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise BadDataset("there is no cases.csv", path=path, fix="give a folder that medseg evaluate wrote")
-    frame, summary = read_table(file, needed=ABOUT_CASES), file.with_name("summary.json")
+    frame, summary = read_table(file, needed=("case", "class")), file.with_name("summary.json")
     if file.name == CASES and summary.is_file():
         try:
             frame.attrs[MEASURED] = settings_of(read_json(summary))

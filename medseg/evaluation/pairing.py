@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medseg.errors import InputRefused, UsageError
-from medseg.evaluation.statistics import ABOUT_CASES, table
+from medseg.evaluation.statistics import table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,9 @@ class Paired:
 def pair_methods(methods: Mapping[str, pd.DataFrame], metric: str) -> Paired:
     """Bring a metric of several methods together.
 
+    A table of another tool need not have outcomes; then nothing tells a right empty from an undefined value, and cases
+    without a value are left out.
+
     Raises:
         UsageError: fewer than two methods, a metric that was not measured, or a table that is none of cases.
         InputRefused: no shared case or class; a case and class in two rows; no class that is in any case.
@@ -49,9 +52,10 @@ def pair_methods(methods: Mapping[str, pd.DataFrame], metric: str) -> Paired:
     if len(methods) < 2:
         raise UsageError(f"there is nothing to compare: {len(methods)} method(s)", fix="give at least two")
     for name, frame in methods.items():
-        if lacking := [column for column in ABOUT_CASES if column not in frame.columns]:
+        if lacking := [column for column in ("case", "class") if column not in frame.columns]:
             fix = "give a table that medseg evaluate wrote, cases.csv"
             raise UsageError(f"the table of cases of {name} has no column '{lacking[0]}'", fix=fix)
+    methods = {name: frame if "outcome" in frame else frame.assign(outcome="scored") for name, frame in methods.items()}
     tables = {name: table(frame, metric) for name, frame in methods.items()}
     outcomes = {name: table(frame, "outcome") for name, frame in methods.items()}
     cases = sorted(set.intersection(*(set(values.index) for values in tables.values())))

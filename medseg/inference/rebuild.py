@@ -13,7 +13,7 @@ from torch.nn.modules.module import (
 )
 
 from medseg.device import without_memory
-from medseg.errors import InputRefused, UnreadableFile, some
+from medseg.errors import UnreadableFile, some
 from medseg.inference.description import naming
 
 PER_TENSOR = 16  # modules and parameters that a constructor may make for each tensor of the weights
@@ -30,7 +30,6 @@ def rebuild(build: Callable[[], nn.Module], state: Mapping[str, Tensor], folder:
 
     Raises:
         UnreadableFile: the network that the arguments promise is not the one that the weights are of.
-        InputRefused: a weight is NaN or infinite.
     """
     with naming(folder):
         drawn = _drawn(build, len(state))
@@ -38,23 +37,9 @@ def rebuild(build: Callable[[], nn.Module], state: Mapping[str, Tensor], folder:
     if problems:
         problem = f"the weights are not those of model '{name}' in model.json: {some(problems, 3)}"
         raise UnreadableFile(problem, path=folder, fix="use a folder that medseg train wrote")
-    check_finite(state, folder)
     network = build()
     network.load_state_dict(dict(state))
     return network
-
-
-def check_finite(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Refuse weights that would make every prediction nonsense.
-
-    Raises:
-        InputRefused: naming the first tensor with NaN or infinite numbers.
-    """
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            count = int((~tensor.isfinite()).sum())
-            problem = f"{count} of the {tensor.numel()} weights of '{name}' are NaN or infinite"
-            raise InputRefused(problem, path=folder, fix="train the model again; best/ may hold an earlier state")
 
 
 def _drawn(build: Callable[[], nn.Module], tensors: int) -> nn.Module:

@@ -33,8 +33,8 @@ def read_json(path: str | Path) -> Any:
     try:
         text = read_text(path)
         data = json.loads(text, object_pairs_hook=_each_once)
-        if "\\ud" in text.lower():  # an escape may be half of a character, which no file can hold
-            json.dumps(data, ensure_ascii=False).encode()
+        if "\\ud" in text.lower():  # an escape may be half of a character, but for a byte of a file's name (PEP 383)
+            json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogateescape")
         return data
     except json.JSONDecodeError as error:
         problem = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"

@@ -100,8 +100,9 @@ class TrainingData(pl.LightningDataModule):
                 written="The last checkpoint is kept.",
             ) from error
         finally:
-            for child in end_workers():
-                child.join()
+            self.watch.end_workers()
+            for worker in self.watch.workers:
+                worker.join()
 
 
 class WatchedLoader(DataLoader):
@@ -117,7 +118,9 @@ class WatchedLoader(DataLoader):
 
     def __iter__(self) -> Any:
         """Batches, as the loader makes them."""
+        others = set(multiprocessing.active_children())  # of the process that medseg runs in
         batches = super().__iter__()
+        self.watch.workers += set(multiprocessing.active_children()) - others
         with self.watch.patience(self.patience) if self.num_workers else nullcontext(nullcontext) as waiting:
             while True:
                 with waiting():
@@ -151,23 +154,17 @@ def _serve(worker: int) -> None:
     ignore_stop_signals()
 
 
-def end_workers() -> list[multiprocessing.process.BaseProcess]:
-    """Kill the children of this process: no other signal reaches one that was stopped, and there is nothing to lose."""
-    children = multiprocessing.active_children()
-    for child in children:
-        child.kill()
-    return children
-
-
 class CaseWatch:
     """Shared memory in which each worker notes the case that it is about to read, and an eye on how long it takes.
 
     Attributes:
         hung: a batch did not come in time, and the workers were ended.
+        workers: the processes.
     """
 
     def __init__(self, ids: Sequence[str], workers: int) -> None:
         self.ids, self.hung = list(ids), False
+        self.workers: list[multiprocessing.process.BaseProcess] = []
         self._slots = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
 
     def announce(self, case_id: str) -> None:
@@ -178,6 +175,11 @@ class CaseWatch:
     def current(self) -> list[str]:
         """The cases that the workers last began."""
         return [self.ids[i] for i in self._slots if i >= 0] or ["(none yet)"]
+
+    def end_workers(self) -> None:
+        """Kill the workers: no other signal reaches one that was stopped, and there is nothing to lose."""
+        for worker in self.workers:
+            worker.kill()
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[Callable[[], Any]]:
@@ -190,7 +192,7 @@ class CaseWatch:
                 began = since
                 if began is not None and time.monotonic() - began > seconds:
                     self.hung = True
-                    end_workers()
+                    self.end_workers()
 
         @contextmanager
         def waiting() -> Iterator[None]:

@@ -121,7 +121,7 @@ def choose_images(
             stored.require_cases(known)
             return [dataset.case(case) for case in stored.cases], Plan.from_dict(stored.plan), known
         folds = make_folds(dataset, data)
-        (fold,) = choose_folds(one_fold(cfg), len(folds))
+        (fold,) = choose_folds(cfg["fold"], len(folds))
         cases = [dataset.case(case) for case in folds[fold]["train"]]
         return at_least_two(cases, root), plan_training(dataset, cfg), known
     if data["group_by"]:
@@ -129,7 +129,7 @@ def choose_images(
     left_out: list[str] = []
     if data["split_file"] and not stored:
         folds = read_splits(Path(data["split_file"]), None)
-        left_out = folds[choose_folds(one_fold(cfg), len(folds))[0]]["val"]
+        left_out = folds[choose_folds(cfg["fold"], len(folds))[0]]["val"]
     there = find_images(root, test=data["test"])
     known = [case.id for case in there]
     if stored:
@@ -142,13 +142,6 @@ def choose_images(
         return cases, Plan.load(cfg["plan"]["file"]).override(**given), known
     choices = {"workers": data["workers"], "color": data["color"], "device": profile.device.type}
     return cases, plan_images(cases, data["name"], given=given, **choices), known
-
-
-def one_fold(cfg: Config) -> int:
-    """The fold whose validation cases are left out. Raises UsageError for ``all``."""
-    if not isinstance(cfg["fold"], int):
-        raise UsageError(f"fold is {cfg['fold']!r} (pretraining leaves out one fold: give its number)")
-    return cfg["fold"]
 
 
 class Embedding(nn.Module):
@@ -224,8 +217,6 @@ def make_pretraining(cfg: Config, network: Embedding, profile: DeviceProfile) ->
 def make_views(cfg: Config, cases: Sequence[Case], plan: Plan, profile: DeviceProfile) -> TrainingData:
     """Batches of two views of as many images as asked, or of all of them."""
     batch = min(cfg["batch_size"], len(cases))
-    if batch < 2:
-        raise UsageError(f"batch_size is {batch} (must be at least 2: images are compared with each other)")
     dataset = ViewDataset(cases, plan, cfg["views"], batch_size=batch, seed=cfg["seed"])
     workers = choose_loader_workers(cfg["data"]["loader_workers"], profile.device.type)
     settings = cfg["trainer"]

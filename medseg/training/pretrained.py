@@ -14,7 +14,6 @@ from medseg.data.unlabelled import source_ids
 from medseg.device import without_memory
 from medseg.errors import UnreadableFile, UsageError, some
 from medseg.inference.description import model_arguments, naming
-from medseg.inference.rebuild import check_finite
 from medseg.io import load_model, save_model
 from medseg.training.setup import lasting_arguments
 
@@ -95,7 +94,6 @@ def load_pretrained(path: str | Path) -> PretrainedEncoder:
         raise UnreadableFile("model.json: pretraining.cases are no names", path=folder, fix="pretrain again")
     with naming(folder):
         arguments = model_arguments(lasting_arguments(description["model"]))
-    check_finite(state, folder)
     return PretrainedEncoder(folder, state, arguments, tuple(cases))
 
 

@@ -46,7 +46,8 @@ MINE = (
     *("run/config.json", "adapter/adapter/model.json", "curve/progress.png", "full/notes.txt"),
     *("below/predictions/predictions.json",),
 )
-PREDICT = "predict device=cpu precision=fp32 model=model input=scans"
+SCANS = " input=scans"
+PREDICT = f"predict device=cpu precision=fp32 model=model{SCANS}"
 EVALUATE = "evaluate predictions=tool references=data/labelsTr"
 COMMANDS = [
     f"{PREDICT} output=scans",
@@ -56,8 +57,8 @@ COMMANDS = [
     f"{PREDICT} output=data/imagesTr/new overwrite=false",
     f"{PREDICT}/a.nii.gz output=scans",
     f"{PREDICT}/a.nii.gz output=scans/a.nii.gz",
-    f"{PREDICT} input=data output=data",
-    f"{PREDICT} input=data output=data/imagesTr",
+    f"{PREDICT.removesuffix(SCANS)} input=data output=data",
+    f"{PREDICT.removesuffix(SCANS)} input=data output=data/imagesTr",
     f"{PREDICT} output=mine/labels",
     f"{PREDICT} output=mine/shares probabilities=true",
     f"{PREDICT} output=mine/doubt uncertainty=entropy",
@@ -136,17 +137,17 @@ def test_one_name_from_two_places(
     other = write_image(world / "other" / "a.nii.gz", 7)
     before = tree(world)
     for more in ("", "overwrite=false"):
-        assert run(f"{PREDICT} input=other/a.nii.gz output=out {more}") == 2
+        assert run(f"{PREDICT.removesuffix(SCANS)} input=other/a.nii.gz output=out {more}") == 2
         assert "was made from" in capsys.readouterr().err
         assert tree(world) == before
-    assert run(f"{PREDICT} input=other/a.nii.gz output=out2") == 0  # what the line advises
+    assert run(f"{PREDICT.removesuffix(SCANS)} input=other/a.nii.gz output=out2") == 0  # what the line advises
     other.rename(world / "other" / "c.nii.gz")
-    assert run(f"{PREDICT} input=other output=out") == 0
+    assert run(f"{PREDICT.removesuffix(SCANS)} input=other output=out") == 0
     assert set(read_json(world / "out" / "predictions.json")["cases"]) == {"a", "c"}
     write_image(world / "scans" / "a.nii.gz", 8)  # the same place with new content, and the same content elsewhere
     assert run(f"{PREDICT}/a.nii.gz output=out") == 0
     (world / "scans").rename(world / "moved")
-    assert run(f"{PREDICT} input=moved/a.nii.gz output=out overwrite=false") == 0
+    assert run(f"{PREDICT.removesuffix(SCANS)} input=moved/a.nii.gz output=out overwrite=false") == 0
 
 
 @pytest.mark.parametrize("last", ["b.nii.gz", "a_entropy.nii.gz"])
@@ -154,6 +155,6 @@ def test_two_cases_for_one_file(world: Path, run: Run, capsys: pytest.CaptureFix
     table = world / "list.csv"
     case = last.removesuffix(".nii.gz").replace("b", "a")
     table.write_text(f"case,image\na,scans/a.nii.gz\n{case},scans/b.nii.gz\n")
-    assert run(f"{PREDICT} input=list.csv output=out uncertainty=entropy") in (2, 3)
+    assert run(f"{PREDICT.removesuffix(SCANS)} input=list.csv output=out uncertainty=entropy") in (2, 3)
     assert "two cases are called" in (said := capsys.readouterr().err) or "would both be written" in said
     assert not (world / "out").exists()

@@ -45,9 +45,9 @@ def images(tmp_path: Path) -> Path:
 
 
 def predict(model: Path, images: Path, *words: str) -> int:
-    output = f"output={model.parent / 'out'}"
+    output = [] if any(word.startswith("output=") for word in words) else [f"output={model.parent / 'out'}"]
     with pytest.raises(SystemExit) as end:
-        main(["predict", "device=cpu", "precision=fp32", f"model={model}", f"input={images}", output, *words])
+        main(["predict", "device=cpu", "precision=fp32", f"model={model}", f"input={images}", *output, *words])
     return int(end.value.code or 0)
 
 

@@ -304,7 +304,7 @@ def test_latex_survives_odd_names(folders):
         (["predictions=pred"], 2, "references is not set"),
         (["references=ref"], 2, "exactly one of model and predictions"),
         (["predictions=pred", "references=ref", "cluster=patient"], 2, "metadata=FILE.csv"),
-        (["predictions=pred", "references=ref", "confidence=95"], 2, "between 0 and 1"),
+        (["predictions=pred", "references=ref", "confidence=95"], 2, "above 0 and below 1"),
         (["predictions=pred", "references=ref", "empty={both_empty: great}"], 2, "'great'"),
         (["predictions=pred", "references=ref", "metadata=none.csv"], 3, "not a CSV table"),
     ],

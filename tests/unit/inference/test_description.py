@@ -18,7 +18,7 @@ from medseg.errors import InputRefused, MedsegError, UnreadableFile, UnsafeArtef
 from medseg.inference.adapter import base_of
 from medseg.inference.description import Described, described, model_arguments
 from medseg.inference.member import load_member
-from medseg.inference.rebuild import check_finite, rebuild
+from medseg.inference.rebuild import rebuild
 from medseg.io import load_adapter, read_json, save_adapter, save_model, write_json
 from medseg.models import MODELS, create_model, list_models
 from medseg.targets import ExclusiveClasses
@@ -159,7 +159,6 @@ def test_every_model_is_drawn_on_meta_as_it_is_built(name: str) -> None:
         (key, t.shape, t.dtype) for key, t in built.items()
     ]
     assert model_arguments(arguments) == arguments
-    check_finite(built, FOLDER)
 
 
 def test_a_model_that_cannot_be_drawn_is_built_at_once(tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
         name = next(iter(state))
         state[name].view(-1)[0] = bad
         save_model(tmp_path, state, WHOLE)
-        with pytest.raises(InputRefused, match=f"1 of the 18 weights of '{name}' are NaN or infinite"):
+        with pytest.raises(InputRefused, match=f"holds NaN or infinite weights: {name}"):
             load_member(tmp_path, choose_profile("cpu", "fp32"))
 
 

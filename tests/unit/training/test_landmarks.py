@@ -140,7 +140,7 @@ def test_points_follow_images_that_are_resized(tmp_path: Path) -> None:
     """Files of 48x64 become 64x96: rows grow by 4/3 and columns by 3/2, and points come back from there."""
     data = write_organs(tmp_path / "organs")
     run = fit(config(data, tmp_path / "run", "plan.size=[64,96]", "plan.patch_size=[64,96]"))
-    (prepared,) = (tmp_path / "cache" / "organs").glob("*/case0/points.npy")
+    (prepared,) = (tmp_path / "cache" / "organs").glob("*/case0/*/points.npy")
     np.testing.assert_allclose(np.load(prepared), np.load(data / "landmarks" / "case0.npy") * (1.5, 4 / 3), rtol=1e-5)
     predictor = Predictor.from_pretrained(run, device="cpu", precision="fp32")
     object.__setattr__(predictor.members[0], "network", Fixed())

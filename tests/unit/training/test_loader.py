@@ -70,21 +70,21 @@ def refused():
     raise BadVoxels("voxel 3 is nan", case="c", path="/d/c.nii")
 
 
-def batches(fault, workers=1):
-    data = TrainingData(Patches(fault), workers=workers, timeout=1.0)
+def batches(fault, workers=1, timeout=1.0):
+    data = TrainingData(Patches(fault), workers=workers, timeout=timeout)
     data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1)
     return data, iter(data.train_dataloader())
 
 
 @pytest.mark.parametrize(("fault", "word"), [(killed, "died"), (hung, "hung"), (stopped, "hung")])
 def test_a_lost_worker_is_named_with_its_case(fault, word):
-    data, stream = batches(fault)
+    data, stream = batches(fault, timeout=50.0 if fault is killed else 1.0)  # of a worker that died torch tells at once
     start = time.monotonic()
     with pytest.raises(ResourceError, match=f"{word}.*while reading case c") as lost, data.name_lost_workers():
         list(itertools.islice(stream, 10))
     assert lost.value.exit_code == 4
     assert time.monotonic() - start < 60  # not the 600 s of the sleep
-    assert not multiprocessing.active_children()
+    assert not any(worker.is_alive() for worker in data.watch.workers)
     advice = re.search(r"set (data\.\w+)=0", str(lost.value))
     assert advice[1] in known_keys("train")
 
@@ -109,6 +109,22 @@ def test_a_worker_that_is_stopped_between_two_batches_is_noticed():
     with pytest.raises(ResourceError, match="a data worker hung"), data.name_lost_workers():
         stop_after_one()
     assert not multiprocessing.active_children()
+
+
+def test_only_its_own_workers_are_ended():
+    """medseg may run in a process that has children of its own, e.g. those of joblib."""
+    waits = multiprocessing.get_context("spawn").Event()
+    foreign = multiprocessing.get_context("spawn").Process(target=waits.wait, daemon=True)
+    foreign.start()
+    try:
+        data, stream = batches(lambda: None)
+        with data.name_lost_workers():
+            assert len(list(itertools.islice(stream, 3))) == 3
+        assert [worker.is_alive() for worker in data.watch.workers] == [False]
+        assert foreign.is_alive()
+    finally:
+        waits.set()
+        foreign.join()
 
 
 def test_workers_outlive_signals_to_the_whole_group():
