@@ -15,7 +15,7 @@ from _skip_bench import BATCH, FAMILIES, WIDTH, Rows, build, fit, parameters, sc
 from _skip_data import SIZE, Task, load
 from torch import nn
 
-from medseg.device import DeviceProfile
+from medseg.device import DeviceProfile, without_memory
 from medseg.evaluation.comparison import compare, holm
 from medseg.targets import ExclusiveClasses, Target
 
@@ -38,7 +38,7 @@ def matched(
         return np.exp(np.polyval(np.polyfit(np.log(few), np.log(times), 2), np.log(widths)))
 
     def size(family: str, width: int) -> int:
-        with torch.device("meta"):
+        with without_memory():
             return parameters(build(family, spatial_dims, width, classes, channels))
 
     nearest = {family: widths[int(np.abs(costs(family) - 1).argmin())] for family in FAMILIES if family != "concat"}

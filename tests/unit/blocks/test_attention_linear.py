@@ -16,6 +16,7 @@ from medseg.blocks.attention.overlap import OverlapPatchEmbed
 from medseg.blocks.attention.patch import ImageExpand
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.attention.tokens import ChannelNorm, to_image, to_tokens
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models.transdae import DualBlock
 
@@ -112,7 +113,7 @@ def test_spatial_reduction_attends_to_the_coarse_grid() -> None:
 )
 def test_parts_have_the_counts_of_the_official_code(channels, efficient, channel, ffn, block) -> None:
     unused = 16 * channels  # two layer norms of 4 C that each of its feed-forwards owns and never calls
-    with torch.device("meta"):
+    with without_memory():
         pair = [EfficientAttention(channels), ChannelAttention(channels)]
         assert [parameters(part) for part in pair] == [efficient, channel]
         assert parameters(MixFFN(2, channels, 4 * channels)) + unused == ffn

@@ -12,6 +12,7 @@ from medseg.blocks.encoders import NamedEncoder
 from medseg.blocks.skip.attach import attach_skips
 from medseg.blocks.vovnet import EffectiveSqueezeExcite
 from medseg.compose import compose
+from medseg.device import without_memory
 from medseg.errors import InputRefused, UsageError
 from medseg.models import create_model
 from medseg.testing import check_inference
@@ -26,7 +27,7 @@ def parameters(model: nn.Module) -> int:
     [("27_slim", 3_012_736, 3_525_736), ("39", 21_575_296, 22_600_296), ("57", 35_615_296, 36_640_296)],
 )
 def test_vovnets_have_the_published_counts(variant: str, headless: int, with_head: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         encoder = vovnet_encoder(variant, spatial_dims=2)
         assert parameters(encoder) == headless
         assert headless + parameters(nn.Linear(encoder.channels[-1], 1000)) == with_head
@@ -34,7 +35,7 @@ def test_vovnets_have_the_published_counts(variant: str, headless: int, with_hea
 
 @pytest.mark.parametrize(("variant", "peer"), [("39", "vovnet39a"), ("19_slim", "ese_vovnet19b_slim")])
 def test_counts_of_timm_are_the_same(variant: str, peer: str) -> None:
-    with torch.device("meta"):
+    with without_memory():
         assert parameters(vovnet_encoder(variant, spatial_dims=2)) == parameters(timm.create_model(peer, num_classes=0))
 
 
@@ -100,7 +101,7 @@ def test_backbones_serve_the_unet(encoder: str, spatial_dims: int) -> None:
 def test_backbones_serve_unetpp(encoder: str, spatial_dims: int) -> None:
     torch.manual_seed(0)
     model = create_model(
-        "unetpp_nnunet", spatial_dims=spatial_dims, in_channels=2, out_channels=3, base_channels=4, max_channels=8,
+        "unetpp_nnunet", spatial_dims=spatial_dims, in_channels=2, out_channels=3, base_channels=2, max_channels=4,
         encoder={"name": encoder},
     )  # fmt: skip
     assert (model.depth, model.divisor) == (5, (32,) * spatial_dims)

@@ -12,6 +12,7 @@ from medseg.blocks.skip.attach import attach_skips, detach_skips
 from medseg.blocks.skip.path import SkipPath, skip_conditions
 from medseg.blocks.skip.scale import calibrate_skips, ramp
 from medseg.blocks.skip.tuner import ConditionalSkipTuner, SkipTuner
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import create_model
 
@@ -44,7 +45,7 @@ def test_scale_of_one_is_the_tensor_itself_and_zero_hides_the_skip() -> None:
 
 
 def test_tuner_has_the_published_number_of_parameters_for_stable_diffusion() -> None:
-    with torch.device("meta"):
+    with without_memory():
         widths = [320] * 4 + [640] * 3 + [1280] * 5
         tuners = [SkipTuner(spatial_dims=2, channels=c) for c in widths]
     assert sum(map(parameters, tuners)) == 19_680_000

@@ -10,6 +10,7 @@ from torch import nn
 
 from medseg.blocks.skip import EDITS, SkipContext, SkipEdit
 from medseg.blocks.skip.tuner import set_zero
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import create_model
 from medseg.models.att_swin_unet import AttSwinUNet
@@ -18,7 +19,7 @@ TINY: dict[str, Any] = {"embed_dim": 8, "num_heads": 2, "window_size": 4, "depth
 
 
 def count(**arguments: Any) -> int:
-    with torch.device("meta"):
+    with without_memory():
         return sum(p.numel() for p in create_model("att_swin_unet", in_channels=3, **arguments).parameters())
 
 
@@ -64,7 +65,7 @@ def test_counts_are_the_published_codes(arguments: dict[str, Any], expected: int
 
 
 def test_shapes_at_the_papers_size() -> None:
-    with torch.device("meta"):
+    with without_memory():
         model = create_model("att_swin_unet").eval()
         features, maps = model.encoder.tokens(torch.empty(1, 3, 224, 224), 3)  # type: ignore[union-attr]
     assert model.divisor == (32, 32)
@@ -155,7 +156,7 @@ def test_drop_path_rises_to_its_rate() -> None:
     ],
 )
 def test_wrong_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with torch.device("meta"), pytest.raises(UsageError, match=message):
+    with without_memory(), pytest.raises(UsageError, match=message):
         create_model("att_swin_unet", **arguments)
 
 

@@ -11,6 +11,7 @@ from medseg.blocks.attention.efficient import EfficientAttention
 from medseg.blocks.attention.mix_ffn import MixFFN
 from medseg.blocks.attention.spatial_reduction import SpatialReductionAttention
 from medseg.blocks.skip import MERGES
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import create_model
 
@@ -22,7 +23,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def test_dae_former_has_the_counts_of_its_code() -> None:
-    with torch.device("meta"):
+    with without_memory():
         live, whole = create_model("dae_former"), create_model("dae_former", mirror_dead=True)
     assert parameters(live) == 29_690_201
     assert parameters(live.encoder) == 20_379_888
@@ -42,7 +43,7 @@ def test_what_is_never_called_changes_nothing() -> None:
 
 
 def test_dae_former_of_one_channel_has_an_embedding_for_one() -> None:
-    with torch.device("meta"):
+    with without_memory():
         grey, colour = (create_model("dae_former", in_channels=n) for n in (1, 3))
     assert parameters(colour) - parameters(grey) == 2 * 128 * 7 * 7
 
@@ -75,7 +76,7 @@ def test_the_encoder_gives_features_of_three_scales() -> None:
 
 
 def test_the_divisor_follows_the_reductions() -> None:
-    with torch.device("meta"):
+    with without_memory():
         assert create_model("transdae").divisor == (32, 32)
         assert create_model("transdae", reductions=(4, 2, 1), spatial_dims=3).divisor == (16, 16, 16)
         assert create_model("transdae", reductions=(3, 1, 1)).divisor == (48, 48)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import create_model, list_models
 from medseg.models.unet import UNet
@@ -23,7 +24,7 @@ def test_unets_of_the_unetpp_paper_have_its_counts(name: str, count: int) -> Non
 def test_nnunet_count_is_matched_but_for_biases_that_normalisation_subtracts() -> None:
     # nnU-Net v1 with five poolings, one input and three classes: 31,195,584 parameters, with biases in its
     # convolutions, none in transposed convolutions and heads, and a head on every decoder stage.
-    with torch.device("meta"):
+    with without_memory():
         model = create_model("unet", out_channels=3, depth=5, deep_supervision=True)
     channels = [32, 64, 128, 256, 320, 320]
     conv_biases = 2 * sum(channels) + 2 * sum(channels[:-1])

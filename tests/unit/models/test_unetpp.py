@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.blocks.skip.nested import decoder_positions
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import create_model
 from medseg.models.unetpp import UNetPlusPlus, mean_logits
@@ -45,7 +46,7 @@ def image() -> Tensor:
 
 @pytest.mark.parametrize(("name", "arguments", "count"), COUNTS)
 def test_published_parameter_counts(name: str, arguments: dict[str, Any], count: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         model = create_model(name, **PAPER | arguments)
     assert sum(p.numel() for p in model.parameters()) == count
 
@@ -102,14 +103,14 @@ def test_pruned_network_shares_weights_and_leaves_the_model_whole(model: UNetPlu
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_pruned_papers_network_has_the_count_of_that_depth(k: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         pruned = create_model("unetpp", **PAPER).prune(k)
     assert sum(p.numel() for p in pruned.parameters()) == [100_961, 511_105, 2_204_961, 9_041_601][k - 1]
 
 
 @pytest.mark.parametrize(("k", "giga_macs"), [(1, 0.489), (2, 1.249), (3, 2.452), (4, 4.184)])
 def test_pruning_saves_the_multiplications_of_the_unused_nodes(k: int, giga_macs: float) -> None:
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with without_memory(), FlopCounterMode(display=False) as counter:
         create_model("unetpp", **PAPER).eval().prune(k)(torch.empty(1, 1, 96, 96))
     assert counter.get_total_flops() / 2e9 == pytest.approx(giga_macs, rel=0.005)
 
