@@ -71,6 +71,7 @@ def test_json_takes_numpy_and_paths(tmp_path: Path) -> None:
         (b"", "line 1, column 1"),
         (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 500 + b"]" * 500, "nested too deeply"),  # json reads it, what descends into it does not
     ],
 )
 def test_bad_json_is_refused_with_its_place(tmp_path: Path, content: bytes, said: str) -> None:
