@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from medseg.errors import UsageError, nearest
 
@@ -161,6 +163,30 @@ def _best_precision(device: torch.device) -> tuple[str, str]:
         return "fp32", f"oneDNN is held to {limit}, which has no bf16"
     have = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
     return ("bf16", f"the CPU has {have[0]}") if have else ("fp32", "the CPU has no bf16 instructions")
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Tensors that are made within have shapes and types alone: networks of any size are built in no memory.
+
+    This is torch's meta device, on which random numbers are asked of a reference implementation in Python whose import
+    takes a second (torch._dynamo, sympy); as there is nothing to fill, nothing is asked.
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors without memory as they are where random numbers would fill them."""
+
+    FILLS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_})
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self.FILLS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def keep_freed_memory() -> None:

@@ -32,7 +32,6 @@ from medseg.data.splits import nnunet_splits
 from medseg.evaluation import CaseFiles, Evaluator
 
 DATASET, TRAINER = 4, "nnUNetTrainer"
-WIDTHS = {"unet": 16, "unetpp_nnunet": 12}  # a third of the time of their own 32 channels on a CPU
 
 
 def train(model: str, minutes: float, fold: int, output: Path, extra: Sequence[str]) -> dict[str, Any]:
@@ -42,10 +41,7 @@ def train(model: str, minutes: float, fold: int, output: Path, extra: Sequence[s
     shutil.rmtree(run, ignore_errors=True)
     seconds = round(minutes * 60)
     limit = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    words = [f"model={model}", f"fold={fold}", f"trainer.max_time={limit}", f"run_dir={run}"]
-    if model in WIDTHS and not any(word.startswith("model.base_channels=") for word in extra):
-        words.append(f"model.base_channels={WIDTHS[model]}")
-    words += extra
+    words = [f"model={model}", f"fold={fold}", f"trainer.max_time={limit}", f"run_dir={run}", *extra]
     subprocess.run([sys.executable, "-m", "medseg.cli", "train", "data=hippocampus", *words], check=True)
     facts = json.loads((run / "model.json").read_text())["training"]
     mean = json.loads((run / "validation" / "summary.json").read_text())["mean"]
@@ -134,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--budgets", type=float, nargs="*", default=[1.5, 6, 30])
-    parser.add_argument("--models", nargs="*", default=list(WIDTHS))
+    parser.add_argument("--models", nargs="*", default=["unet", "unetpp_nnunet"])
     parser.add_argument("--folds", type=int, nargs="*", default=[0])
     parser.add_argument("--nnunet", type=float, help="minutes")
     parser.add_argument("--set", nargs="*", default=[], help="further key=value words for medseg train")

@@ -34,13 +34,7 @@ MODELS = {
     "2-IGSC": ["experiment=hybridgnet_lungs"],
     "1-IGSC": ["experiment=hybridgnet_lungs", "model.skip_layers=[6]"],
     "plain": ["experiment=hybridgnet_lungs", "model.skip_layers=[]"],
-    "unet": [
-        "model=unet",
-        "model.base_channels=16",
-        "augmentation=landmarks",
-        "plan.patch_size=[256,256]",
-        "plan.batch_size=4",
-    ],
+    "unet": ["model=unet", "augmentation=landmarks", "plan.patch_size=[256,256]", "plan.batch_size=4"],
 }
 RIGHT, LEFT = slice(0, 44), slice(44, 94)
 SCALE = 1024

@@ -160,8 +160,6 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(store.read_text()) if store.exists() else []
     budget = f"{options.steps} steps" if options.steps else f"{round(60 * options.minutes)}s"
     more = [f"model={options.model}", *budget_words(budget), *options.set]
-    if options.model == "unet" and not any(word.startswith("model.base_channels=") for word in options.set):
-        more.append("model.base_channels=16")
     for name in options.data:
         task = make_task(name, options.output)
         for seed, method, fold in product(range(options.seeds), options.methods, task.validated):

@@ -53,16 +53,10 @@ def medseg(verb: str, run: Path, words: Sequence[str], done: str) -> None:
     subprocess.run([sys.executable, "-m", "medseg.cli", verb, f"run_dir={run}", *words, *resume], check=True)
 
 
-def sets_width(words: Sequence[str]) -> bool:
-    """Whether the user chooses the channels."""
-    return any(word.startswith("model.base_channels=") for word in words)
-
-
 def measure(options: argparse.Namespace, model: str, seed: int) -> list[dict[str, Any]]:
     """Rows of one model and seed."""
     split = write_split(options.data, options.output)
     shared = [f"data={options.data}", f"data.split_file={split}", "fold=0", f"model={model}", f"seed={seed}"]
-    shared += ["model.base_channels=16"] if model == "unet" and not sets_width(options.set) else []
     shared += options.set
     encoder = options.output / f"{model}_seed{seed}_pretrain"
     pretraining = [*shared, *options.pretrain_set, f"trainer.max_time={limit(options.pretrain_minutes)}"]

@@ -35,8 +35,6 @@ WORDS = {
     "chaos": ["data.slices=axial", "augmentation=light"],
 }
 RECIPES = {  # the toolkit's own: configs/experiment/*_default.yaml and transdae.yaml, without their sizes
-    "unet": ["model.base_channels=16"],
-    "unetpp_nnunet": ["model.base_channels=12"],
     "att_swin_unet": ["optimizer.lr=3e-4"],
     "transdae": ["optimizer.lr=5e-4", "optimizer.weight_decay=0.05"],
     "dae_former": ["optimizer.lr=5e-4", "optimizer.weight_decay=0.05"],

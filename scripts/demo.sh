@@ -5,15 +5,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" ""
 run="runs/demo/$(date +%Y-%m-%d_%H-%M-%S)"
 data=phantom
-settings=(trainer.max_time=00:00:02:45 model.base_channels=16) # unless the words say otherwise
+budget=(trainer.max_time=00:00:02:45)
 for word in "$@"; do
     case "$word" in
     data=*) data="${word#data=}" ;;
-    model=*) settings=("${settings[@]/model.*/}") ;;
+    trainer.max_time=*) budget=() ;; # a key is given once
     esac
-    settings=("${settings[@]/${word%%=*}=*/}")
 done
-"$python" -m medseg.cli train $(printf '%s ' "${settings[@]}") "run_dir=$run" "$@"
+"$python" -m medseg.cli train "${budget[@]}" "run_dir=$run" "$@"
 report="$run/validation"
 if [ "$data" = phantom ]; then # the phantoms have test cases with references, which training never saw
     folder=$("$python" -c "from medseg.data.catalogue import find_dataset; print(find_dataset('phantom'))")

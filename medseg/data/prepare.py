@@ -117,7 +117,8 @@ def prepare_command(cfg: Mapping[str, Any]) -> int:
         console.print(
             for_terminal(choice, "bold"), for_terminal(f"{plan.to_dict()[choice]}: {reason}"), highlight=False
         )
-    console.print(for_terminal(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}"))
+    done = for_terminal(f"{len(ids)} cases of {dataset.name} are prepared in {prepared.folder}")
+    console.print(done, soft_wrap=True)  # a path stays one word
     return 0
 
 

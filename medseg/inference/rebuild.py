@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
 
+from medseg.device import without_memory
 from medseg.errors import InputRefused, UnreadableFile, some
 from medseg.inference.description import naming
 
@@ -61,7 +61,7 @@ def _drawn(build: Callable[[], nn.Module], tensors: int) -> nn.Module:
     """The network without numbers; on the CPU where a part of it, of another package, cannot do without."""
     with _at_most(PER_TENSOR * tensors + 1000):
         try:
-            with torch.device("meta"):
+            with without_memory():
                 return build()
         except (NotImplementedError, RuntimeError, TypeError) as error:
             if "meta" not in str(error):

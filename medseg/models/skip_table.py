@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from medseg.blocks.skip import EDITS, MERGES, PYRAMID
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import MODELS, create_model
 from medseg.registry import Registry
@@ -64,7 +63,7 @@ def check_host(name: str) -> None:
 
 
 def _parameters(model: Mapping[str, Any]) -> int:
-    with torch.device("meta"):
+    with without_memory():
         return sum(p.numel() for p in create_model(**model).parameters())
 
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
+from medseg.device import without_memory
 from medseg.errors import UsageError
 from medseg.models import MODELS
 
@@ -44,7 +43,7 @@ def describe(name: str) -> Card:
 
 def _parameters(name: str, **arguments: int) -> int:
     """Number of parameters, 0 where the model refuses the arguments."""
-    with torch.device("meta"):
+    with without_memory():
         try:
             return sum(p.numel() for p in MODELS.build(name, **arguments).parameters())
         except UsageError:

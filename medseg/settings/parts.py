@@ -189,8 +189,7 @@ def probe(name: str, arguments: Mapping[str, Any]) -> None:
 
 @lru_cache(maxsize=64)
 def _probed(name: str, arguments: str) -> UsageError | None:
-    import torch
-
+    from medseg.device import without_memory
     from medseg.models import MODELS, create_model
 
     given = json.loads(arguments)
@@ -198,7 +197,7 @@ def _probed(name: str, arguments: str) -> UsageError | None:
     first: UsageError | None = None
     for count in dims:
         try:
-            with torch.device("meta"):
+            with without_memory():
                 create_model(name, **given, **({} if count is None else {"spatial_dims": count}))
             return None
         except UsageError as error:

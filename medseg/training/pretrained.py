@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.data.unlabelled import source_ids
+from medseg.device import without_memory
 from medseg.errors import UnreadableFile, UsageError, some
 from medseg.inference.description import model_arguments, naming
 from medseg.inference.rebuild import check_finite
@@ -116,7 +117,7 @@ def with_encoder() -> list[str]:
     """Names of the models that have an encoder of their own; built on the meta device, without memory."""
     from medseg.models import MODELS
 
-    with torch.device("meta"):
+    with without_memory():
         return [name for name in MODELS.names() if isinstance(getattr(MODELS.build(name), ENCODER, None), nn.Module)]
 
 

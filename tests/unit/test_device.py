@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from medseg.device import choose_profile
+from medseg.device import choose_profile, without_memory
 from medseg.errors import UsageError
 
 pytestmark = pytest.mark.numerics
@@ -50,3 +51,18 @@ def test_a_process_can_be_given_one_precision(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MEDSEG_PRECISION", "int4")
     with pytest.raises(UsageError, match="MEDSEG_PRECISION: unknown precision 'int4'"):
         choose_profile("cpu")
+
+
+def test_what_is_built_without_memory_is_not_filled() -> None:
+    with without_memory():
+        network = nn.Sequential(nn.Conv2d(2**20, 2**20, 3), nn.Linear(2**30, 2**30))
+        nn.init.kaiming_normal_(network[0].weight)
+        nn.init.trunc_normal_(network[1].weight)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert network[0].weight.shape == (2**20, 2**20, 3, 3)
+    torch.manual_seed(0)
+    before = torch.rand(1)
+    torch.manual_seed(0)
+    with without_memory():
+        nn.Conv3d(2, 2, 3)
+    assert torch.equal(torch.rand(1), before)  # nothing was drawn
