@@ -96,15 +96,14 @@ def judge(form: Format, sample: Sample, files: Files, folder: Path) -> tuple[str
     for name, data in files.items():
         (folder / name).write_bytes(data)
     path = folder if sample.several else folder / next(iter(files))
-    _clear_peak()
-    before = _status("VmRSS")
+    before = _resting()
     try:
         found = open_with_medseg(form.opened, path)
     except MedsegError as error:
-        return ("refused" if "\n" not in str(error) else BAD[5]), str(error), _status("VmHWM") - before
+        return ("refused" if "\n" not in str(error) else BAD[5]), str(error), _grown(before)
     except Exception as error:
         return BAD[1], f"{type(error).__name__}: {error}", 0.0
-    used = _status("VmHWM") - before
+    used = _grown(before)
     said = reading_of(form, files)
     if agrees(found, said if said is not None else reading_of(form, sample.files), form.exact):
         return "read", "", used
@@ -118,17 +117,29 @@ def over_promise(form: Format, files: Files, outcome: str, used: float) -> float
     return max(0.0, used - FREE_MIB * 2**20) / max(promise, 1)
 
 
-def _clear_peak() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def _resting() -> dict[int, float]:
+    """Bytes of memory of this process and of its reader of DICOM; their peaks start from here."""
+    from medseg.io.dicom_child import CHILD
+
+    processes = (os.getpid(), *([CHILD.pid] if CHILD.pid else []))
+    for process in processes:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{process}/clear_refs").write_text("5")
+    return {process: _status(process, "VmRSS") for process in processes}
 
 
-def _status(key: str) -> float:
+def _grown(before: dict[int, float]) -> float:
+    """Most bytes taken since, by the processes that are still there; one that was ended had its limit."""
+    return sum(max(0.0, _status(process, "VmHWM") - rest) for process, rest in before.items())
+
+
+def _status(process: int, key: str) -> float:
+    """0 where nothing is measured: the process has ended, or this is no Linux."""
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    except OSError:  # no Linux: nothing is measured
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    except OSError:
         return 0.0
-    return float(lines[key].split()[0]) * 1024
+    return float(lines.get(key, "0").split()[0]) * 1024
 
 
 def work(name: str, seed: int, first: int, tries: int, results: Path, limit_gib: float) -> None:
@@ -140,7 +151,7 @@ def work(name: str, seed: int, first: int, tries: int, results: Path, limit_gib:
         for number in range(WARM):  # what is imported on the way is not a file's memory
             sample = form.make(np.random.default_rng(number))
             judge(form, sample, sample.files, Path(tempfile.mkdtemp(dir=root)))
-        used = int(_status("VmSize"))
+        used = int(_status(os.getpid(), "VmSize"))
         resource.setrlimit(resource.RLIMIT_AS, (used + int(limit_gib * 2**30),) * 2)
         for number in range(first, tries):
             file.write(json.dumps({"start": number}) + "\n")

@@ -12,6 +12,8 @@ from medseg.errors import UnreadableFile, UnsafeArtefact
 from medseg.io.atomic import atomic_path, sync
 from medseg.io.memory import out_of_memory
 
+DOS_DIRECTORY = 0x10  # bit of an entry's external attributes
+
 
 def save_checkpoint(
     path: str | Path, state: Mapping[str, Any], *, before_exchange: Callable[[], None] = lambda: None
@@ -76,6 +78,7 @@ def _check_archive(path: Path) -> None:
             raise UnsafeArtefact("is a bare pickle, which could run code", path=path, fix="use a checkpoint of ours")
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
+            empty = [entry.filename for entry in archive.infolist() if _torch_reads_nothing(entry)]
     except OSError as error:
         raise UnreadableFile(f"cannot be read: {error.strerror or error}", path=path) from None
     except UnsafeArtefact:
@@ -86,6 +89,14 @@ def _check_archive(path: Path) -> None:
         raise _damaged(path, str(error) or type(error).__name__) from None
     if wrong:
         raise _damaged(path, f"the checksum of '{wrong}' is wrong")
+    if empty:
+        raise _damaged(path, f"'{empty[0]}' is marked as a folder or as empty")
+
+
+def _torch_reads_nothing(entry: zipfile.ZipInfo) -> bool:
+    """Whether torch would take an entry for a folder, or for empty, and leave its tensor as memory happened to be."""
+    folder = entry.is_dir() or bool(entry.external_attr & DOS_DIRECTORY)
+    return folder or (entry.file_size > 0 and entry.compress_size == 0)
 
 
 def _damaged(path: Path, reason: str) -> UnreadableFile:

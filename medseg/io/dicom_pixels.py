@@ -15,7 +15,7 @@ import numpy as np
 
 from medseg.errors import BadVoxels, UnreadableFile
 from medseg.io.dicom_codestream import Codestream, read_codestream
-from medseg.io.dicom_slice import CONVERT, EXPORT_AGAIN, NOT_NATIVE, PixelFormat, Slice
+from medseg.io.dicom_slice import CONVERT, EXPORT_AGAIN, NOT_NATIVE, PixelFormat, Slice, element, text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -79,12 +79,12 @@ def slice_values(dataset: Dataset, one: Slice) -> np.ndarray:
 
 def transfer_syntax(dataset: Dataset) -> str:
     """How the pixels are encoded; empty where the file has no meta information."""
-    return str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    return text(dataset.file_meta, "TransferSyntaxUID")
 
 
 def _pixel_data(dataset: Dataset) -> RawDataElement | None:
     """The element as it stands in the file, with its length there."""
-    raw = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    raw = element(dataset, "PixelData")
     return raw if isinstance(raw, tuple) else None
 
 

@@ -86,7 +86,7 @@ def write_dicom_seg(
         )
         with atomic_path(path) as temporary:
             segmentation.save_as(temporary)
-    except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         problem = f"the headers of its slices do not allow a DICOM-SEG: {first}"
         raise InputRefused(problem, path=path, fix="export the slices again, or leave dicom_seg out") from error

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 UNEVEN = 0.2  # of the distance of slices: rounded positions stay below, a missing slice moves one by a third and more
 SAME_PLACE_MM = 1e-3
 PARALLEL = 1e-3
+STANDARD = "1.2.840.10008."  # root of the identifiers that the standard defines, all of which pydicom knows
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -110,19 +111,21 @@ def _is_image(dataset: Dataset) -> bool:
 
 
 def _others(others: Sequence[tuple[Path, str, str]], slices: Sequence[Slice]) -> dict[str, str]:
-    """Objects without pixels, such as reports and contours, are named; what may be a slice cut off is refused."""
+    """Objects without pixels, such as reports and contours, are named; what may be a damaged slice is refused."""
     from pydicom.uid import UID
 
     left_out = {}
     kinds, known_series = {one.kind for one in slices}, {one.series for one in slices}
     for path, kind, series in others:
-        name = UID(kind).name if kind else ""
-        if not kind or kind in kinds or "Image Storage" in name:
+        uid = UID(kind)
+        if not kind or kind in kinds or "Image Storage" in uid.name:
             raise UnreadableFile("is truncated or damaged", path=path, fix=EXPORT_AGAIN)
-        private = UID(kind).is_valid and series and series not in known_series
-        if name == kind and not private:  # an identifier that was cut off or changed
-            raise UnreadableFile(f"holds no pixels (SOP class {kind})", path=path, fix=EXPORT_AGAIN)
-        left_out[path.name] = f"holds no pixels ({name})"
+        private = uid.is_valid and not kind.startswith(STANDARD) and series and series not in known_series
+        if uid.type != "SOP Class" and not private:  # an identifier that was cut off or changed
+            shown = "".join(character if character.isprintable() else "?" for character in kind[:64])
+            fix = f"{EXPORT_AGAIN}, or take the file out of the folder"
+            raise UnreadableFile(f"holds no pixels (SOP class {shown})", path=path, fix=fix)
+        left_out[path.name] = f"holds no pixels ({uid.name})"
     return left_out
 
 

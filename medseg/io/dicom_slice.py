@@ -17,6 +17,7 @@ from medseg.errors import BadGeometry, BadVoxels, UnreadableFile
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.dataelem import DataElement, RawDataElement
 
 GREY = ("MONOCHROME1", "MONOCHROME2")  # how to display the same numbers: neither changes them
 NOT_NATIVE = 0xFFFFFFFF  # length of pixel data that are compressed
@@ -84,7 +85,7 @@ def parse(path: Path) -> Dataset:
 
 def sop_class(dataset: Dataset) -> str:
     """What kind of object it is, from the dataset or, where that was cut off, from the meta information."""
-    return text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    return text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")
 
 
 def describe(dataset: Dataset, path: Path) -> Slice:
@@ -113,9 +114,14 @@ def describe(dataset: Dataset, path: Path) -> Slice:
     )
 
 
+def element(dataset: Dataset, keyword: str) -> DataElement | RawDataElement | None:
+    """An element as it stands in the file; pydicom never converts it, which damaged bytes break in many ways."""
+    return dataset.get_item(keyword, keep_deferred=True) if keyword in dataset else None
+
+
 def text(dataset: Dataset, keyword: str) -> str:
     """An element's characters as they stand in the file, without padding; empty where it is missing."""
-    raw = dataset.get_item(keyword) if keyword in dataset else None
+    raw = element(dataset, keyword)
     value = None if raw is None else raw.value
     if isinstance(value, bytes):
         return value.decode("latin-1").strip(" \0")
@@ -198,7 +204,7 @@ def _numbers(
 
 def _short(dataset: Dataset, keyword: str, path: Path) -> int:
     """A whole number of 16 bits."""
-    raw = dataset.get_item(keyword) if keyword in dataset else None
+    raw = element(dataset, keyword)
     value = None if raw is None else raw.value
     if isinstance(value, bytes) and len(value) == 2:
         return int.from_bytes(value, "little" if dataset.original_encoding[1] else "big")

@@ -59,7 +59,7 @@ def _known(folder: Path) -> dict[str, set[str]]:
         try:
             entry = json.loads(line)
             known.setdefault(entry["file"], set()).add(entry["sha256"])
-        except (ValueError, KeyError, TypeError):  # a blank, half a line, or a foreign hand
+        except (ValueError, KeyError, TypeError, RecursionError):  # a blank, half a line, or a foreign hand
             continue
     return known
 

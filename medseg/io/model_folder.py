@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medseg import __version__
 from medseg.errors import UnreadableFile, UnsafeArtefact, UsageError, some
 from medseg.io.atomic import atomic_path, sync, to_json
+from medseg.io.memory import out_of_memory
 from medseg.io.sidecar import read_json
 
 if TYPE_CHECKING:
@@ -119,18 +120,23 @@ def tensors_from(weights: bytes, path: Path) -> dict[str, Tensor]:
 
     Raises:
         UnsafeArtefact: a pickle named like one.
-        UnreadableFile: damaged, or with weights that are not finite.
+        UnreadableFile: damaged, of types or sizes that torch has not, or with weights that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         tensors = dict(sorted(load(weights).items()))  # the library gives them in another order each time
+        damaged = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     except SafetensorError as error:
         if weights[:1] == b"\x80" or weights[:2] == b"PK":
             raise UnsafeArtefact("is a pickle named like safetensors", path=path) from None
         raise UnreadableFile(f"is not a safetensors file: {error}", path=path, fix="copy it again") from None
-    damaged = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    except (KeyError, TypeError, RuntimeError) as error:  # types and sizes of the format that torch has not
+        if out_of_memory(error):
+            raise
+        problem = f"holds tensors that torch cannot take: {str(error).splitlines()[0][:200]}"
+        raise UnreadableFile(problem, path=path, fix="use weights that medseg wrote") from None
     if damaged:
         problem = f"holds NaN or infinite weights: {some(damaged)}"
         raise UnreadableFile(problem, path=path, fix="train the model again, or copy it from where it is whole")

@@ -8,6 +8,8 @@ from typing import Any
 
 from medseg.errors import UnreadableFile
 
+DEEPEST = 100  # objects and lists within each other: far more than files have, far less than code that descends bears
+
 
 def read_text(path: str | Path) -> str:
     """Read a text file; a byte order mark is dropped, line ends become ``\\n``.
@@ -33,8 +35,9 @@ def read_json(path: str | Path) -> Any:
     try:
         text = read_text(path)
         data = json.loads(text, object_pairs_hook=_each_once)
-        if "\\ud" in text.lower():  # an escape may be half of a character, but for a byte of a file's name (PEP 383)
-            json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        _check_depth(data)
+        if "\\ud" in text.lower():  # an escape may be half a character, or a byte of a name that is not UTF-8
+            json.dumps(data, ensure_ascii=False).encode(errors="surrogateescape")
         return data
     except json.JSONDecodeError as error:
         problem = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
@@ -44,7 +47,17 @@ def read_json(path: str | Path) -> Any:
     except ValueError as error:  # of our own, or a number of thousands of digits
         raise UnreadableFile(str(error).partition(";")[0], path=path, fix="correct it") from None
     except RecursionError:
-        raise UnreadableFile("is nested too deeply to be one of our files", path=path) from None
+        raise UnreadableFile("is nested too deeply to be one of our files", path=path, fix="copy it again") from None
+
+
+def _check_depth(data: Any) -> None:
+    level = [data] if isinstance(data, dict | list) else []
+    for _ in range(DEEPEST):
+        holders = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [item for holder in holders for item in holder if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

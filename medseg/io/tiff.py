@@ -190,7 +190,7 @@ def _shaped(text: str) -> int | None:
     try:
         shape = json.loads(text)["shape"] if text.startswith('{"shape":') else None
         return None if shape is None else int(np.prod(shape, dtype=object))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

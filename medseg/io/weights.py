@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ResourceError, UnreadableFile
 from medseg.io.checkpoint import load_checkpoint
+from medseg.io.memory import out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +50,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return dict(sorted(load_file(path).items()))  # the library gives them in another order each time
-    except (SafetensorError, OSError) as error:
-        raise UnreadableFile(
-            f"is neither safetensors nor a torch file: {error}", path=path, fix="copy it again"
-        ) from None
+    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:  # torch lacks some types and sizes
+        if out_of_memory(error):
+            raise
+        problem = f"is neither safetensors nor a torch file: {str(error).splitlines()[0][:200]}"
+        raise UnreadableFile(problem, path=path, fix="copy it again") from None
 
 
 def download_timm_weights(name: str) -> dict[str, Tensor]:

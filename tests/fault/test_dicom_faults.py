@@ -117,6 +117,46 @@ def test_a_slice_cut_off_anywhere_is_never_left_out(tmp_path: Path, write_series
         assert path.name in unchanged_or_refused(tmp_path / "s", known, expected)
 
 
+def test_an_unknown_value_representation_anywhere(folder: Path) -> None:
+    known, path = read_series(folder), sorted(folder.iterdir())[-1]
+    expected, whole, ds = values(known), path.read_bytes(), pydicom.dcmread(path)
+    refused = []
+    for element in (*ds.file_meta, *ds):
+        start = element.tag.group.to_bytes(2, "little") + element.tag.element.to_bytes(2, "little")
+        at = whole.index(start + element.VR.encode()) + 4
+        for representation in (b"\x4f\xd7", b"U1"):
+            path.write_bytes(whole[:at] + representation + whole[at + 2 :])
+            refused.append(unchanged_or_refused(folder, known, expected))
+    assert any("PixelData" in line for line in refused)
+    assert any("no pixels" in line or "truncated" in line for line in refused)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "1.2.840.10008.5.1.4.1\xae1.2",  # bits flipped
+        "1.2.840.10008.5.1.4.1.1.2\0\0\0UI@\0" + "1.2.826.0.1" * 9,  # its length damaged
+        "1.2.840.10008.5.1.4.1.1.22",  # in the form of one, but none of the standard
+        "1.2.840.10008.1.2.1",  # of the standard, but no class of objects
+        "0.2.840.10008.5.1.4.1.1.2",
+    ],
+)
+def test_a_slice_that_lost_its_pixels_and_its_class_is_not_left_out(folder: Path, kind: str) -> None:
+    path = sorted(folder.iterdir())[0]
+    ds = pydicom.dcmread(path)
+    for name in ("PixelData", "Rows"):
+        delattr(ds, name)
+    if kind.startswith("1.2.840.10008."):
+        ds.SeriesInstanceUID += ".9"
+    ds.add_new("SOPClassUID", "LO", "x" * len(kind))
+    ds.save_as(path)
+    path.write_bytes(path.read_bytes().replace(b"x" * len(kind), kind.encode("latin-1")))
+    with pytest.raises(
+        UnreadableFile, match=r"^\S+: holds no pixels \(SOP class [ -~\xa1-\xff]+\)\. Fix: .*out of the folder"
+    ):
+        read_series(folder)
+
+
 def test_every_file_of_a_folder_is_read_or_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = read_volume(folder).array
     report = pydicom.dcmread(sorted(folder.iterdir())[0])

@@ -324,7 +324,7 @@ def test_monai_finds_all_that_a_bundle_must_have(bundle: Path) -> None:
         assert not workflow.check_properties()
     assert workflow.channel_def == {"0": "background", "1": "liver", "2": "lesion"}
     assert workflow.network_def(torch.zeros(2, 1, 16, 16, 8)).shape == (2, 3, 16, 16, 8)
-    files = sorted(str(path.relative_to(root)) for path in root.rglob("[!.]*") if path.is_file())
+    files = sorted(str(path.relative_to(root)) for path in root.rglob("[!.]*") if path.is_file())  # beside our ledgers
     assert files == ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.ts"]
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from medseg import __version__
+from medseg.errors import UnreadableFile
 from medseg.io import load_model, read_json, save_model
+from medseg.io.model_folder import tensors_from
+from medseg.io.weights import read_weights
 
 DESCRIPTION = {"model": {"name": "unet", "channels": [1, 2]}, "target": {"name": "exclusive_classes"}}
 
@@ -56,3 +61,25 @@ def test_what_is_not_plain_cannot_be_described(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_model(tmp_path, {"a": torch.zeros(1)}, {"model": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("F32", [2**37], 4),  # 512 GiB promised
+        ("F32", [2**63, 0], 0),
+        ("F32", [0, 2**40, 2**40], 0),
+        ("F8_E4M3", [8], 8),
+        ("F8_E8M0", [8], 8),
+        ("F4", [8], 4),
+        ("Q4", [8], 4),
+    ],
+)
+def test_tensors_that_torch_has_not_are_refused(tmp_path: Path, dtype: str, shape: list[int], size: int) -> None:
+    header = json.dumps({"weight": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(size)
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(UnreadableFile, match=r"^w\.safetensors: .*\. Fix: [^\n]+$"):
+        tensors_from(content, Path("w.safetensors"))
+    with contextlib.suppress(UnreadableFile):  # from a file, safetensors takes more of them
+        read_weights(tmp_path / "w.safetensors")

@@ -229,6 +229,11 @@ def test_other_kinds_are_refused_and_the_advice_works(tmp_path: Path, kind: str)
     assert read_volume(path).spatial_shape == (7, 9)
 
 
+def test_a_tiff_whose_description_is_nested_without_end(tmp_path: Path) -> None:
+    Image.new("L", (9, 7), 3).save(tmp_path / "a.tif", tiffinfo={270: '{"shape": ' + "[" * 100_000})
+    assert read_volume(tmp_path / "a.tif").array.max() == 3
+
+
 @pytest.mark.parametrize("kind", ["a.png", "a.tif", "a.jpg"])
 def test_every_orientation_is_told_and_never_applied(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture

@@ -171,7 +171,7 @@ def test_a_refused_run_leaves_the_folder_as_it_was(words, base, tmp_path) -> Non
     config = (base / "config.json").read_bytes()
     with pytest.raises(UsageError, match="run_dir is the folder of the model"):
         adapted(words, base, base)
-    with pytest.raises(UsageError, match=r"fold is .all."):
+    with pytest.raises(UsageError, match=r"fold is 'all' \(expected a whole number"):
         adapted(words, base, tmp_path, "fold=all")
     other = tmp_path / "other"
     shutil.copytree(base, other)
