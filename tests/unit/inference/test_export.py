@@ -22,8 +22,6 @@ from medseg.io.ledger import LEDGER
 from medseg.models import create_model
 from medseg.targets import ExclusiveClasses
 
-pytestmark = pytest.mark.numerics
-
 pytest.importorskip("onnxruntime")
 LABELS = {"background": 0, "left": 2, "right": 5}
 

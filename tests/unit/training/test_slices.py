@@ -24,8 +24,6 @@ from medseg.io import load_model, read_geometry, read_json, read_labels
 from medseg.models.slices import SliceNetwork
 from medseg.training import fit
 
-pytestmark = pytest.mark.numerics
-
 TINY = [
     "model.base_channels=4", "trainer.max_epochs=1", "trainer.steps_per_epoch=2", "trainer.progress=false",
     "trainer.threads=1", "data.loader_workers=0", "trainer.tensorboard=false",
