@@ -76,18 +76,22 @@ def _comments(text: str, prefix: str = "") -> tuple[list[str], dict[str, str]]:
 
 
 def _expectations(verb: str, config: dict[str, Any]) -> dict[str, str]:
-    """Dotted key -> type and range, in words."""
+    """Dotted key -> type and range, in words.
+
+    Those of a registered part are told by the type of the value in its config: to ask the part itself takes the import
+    of torch, seconds that nobody waits for when asking for help.
+    """
     from medseg.settings import settings_class
     from medseg.settings.keys import fields_of
-    from medseg.settings.parts import Part, arguments_of
-    from medseg.settings.wording import expected
+    from medseg.settings.parts import Part, ranged
+    from medseg.settings.wording import expected, in_words
 
     said: dict[str, str] = {}
     for key, field in fields_of(settings_class(verb)):
         part = field.annotation
         if isinstance(part, type) and issubclass(part, Part):
-            fields = arguments_of(part.registry().get(config[key]["name"])).model_fields
-            said |= {f"{key}.{name}": expected(one) for name, one in fields.items()}
+            plain = {name: type(value) for name, value in config[key].items() if type(value) in (bool, int, float)}
+            said |= {f"{key}.{name}": in_words(ranged(kind, name)) for name, kind in plain.items()}
         else:
             said[key] = expected(field)
     return said

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
-from medseg.compose import compose, dotted
-from medseg.help import verb_help
+from medseg.compose import compose, dotted, load_config, options
+from medseg.help import _expectations, verb_help
+from medseg.models import MODELS
+from medseg.registry import Registry
 from medseg.settings import CLASSES
+from medseg.settings.parts import arguments_of
+from medseg.settings.wording import expected
+from medseg.targets import TARGETS
 
 
 @pytest.mark.parametrize("verb", list(CLASSES))
@@ -26,7 +33,23 @@ def test_the_keys_are_those_of_the_chosen_model() -> None:
     assert "  skip_layers:" in chosen
     assert "  skip_layers:" not in plain
     assert "model=hybridgnet. Landmarks on a graph" in chosen
-    assert "[a whole number, 1 to 64, or null]" in chosen  # terms: of a constructor, not of a file
+    assert "[a whole number, 1 to 64]" in chosen  # terms
+
+
+@pytest.mark.parametrize(("group", "registry"), [("model", MODELS), ("target", TARGETS)])
+def test_what_is_said_of_a_parts_keys_is_what_its_constructor_takes(group: str, registry: Registry) -> None:
+    for option in options(group):
+        values = load_config(f"{group}/{option}.yaml")
+        fields = arguments_of(registry.get(values.pop("name"))).model_fields
+        said = _expectations("train", compose("train", [f"{group}={option}"], whole=False))
+        for name, value in values.items():
+            if type(value) in (bool, int, float):
+                assert expected(fields[name]).startswith(said[f"{group}.{name}"]), f"{option}.{name}"  # or more
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from medseg.help import verb_help; verb_help('train'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_config_of_ones_own_has_its_own_words(tmp_path) -> None:
