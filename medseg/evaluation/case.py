@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -188,12 +189,7 @@ def _on_grid(volume: Volume, groups: Groups, files: CaseFiles, reference: Volume
         return np.stack(
             [resample_nearest(replace(volume, array=one[None]), reference.geometry, fill) for one, fill in pairs]
         )
-    raise BadGeometry(
-        f"the reference and the probabilities are on different grids: {difference}",
-        case=files.id,
-        path=files.probabilities,
-        fix="predict in the grid of the reference, or set resample=nearest",
-    )
+    raise _other_grid("probabilities", difference, files.id, files.probabilities)
 
 
 def _refuse_channels_first(volume: Volume, reference: Volume, files: CaseFiles) -> None:
@@ -214,11 +210,13 @@ def _prediction(files: CaseFiles, reference: Volume, settings: Settings) -> np.n
         return prediction.array[0]
     if settings.resample == "nearest" and prediction.ndim == reference.ndim:
         return resample_nearest(prediction, reference.geometry)
-    raise BadGeometry(
-        f"the reference and the prediction are on different grids: {difference}",
-        case=files.id,
-        path=files.prediction,
-        fix="predict in the grid of the reference, or set resample=nearest",
+    raise _other_grid("prediction", difference, files.id, files.prediction)
+
+
+def _other_grid(what: str, difference: str, case: str, path: Path | None) -> BadGeometry:
+    problem = f"the reference and the {what} are on different grids: {difference}"
+    return BadGeometry(
+        problem, case=case, path=path, fix="predict in the grid of the reference, or set resample=nearest"
     )
 
 

@@ -135,7 +135,8 @@ def clusters_of(cases: Sequence[str], metadata: pd.DataFrame, column: str) -> tu
     """
     values = column_of_cases(cases, metadata, column)
     alone = tuple(str(case) for case, value in values.items() if value.strip().lower() in NOT_KNOWN)
-    return [f"\0{case}" if case in set(alone) else value for case, value in values.items()], alone
+    unknown = set(alone)
+    return [f"\0{case}" if case in unknown else value for case, value in values.items()], alone
 
 
 def column_of_cases(cases: Sequence[str] | pd.Series, metadata: pd.DataFrame, column: str) -> pd.Series:
